@@ -1,0 +1,72 @@
+"""A Kernel: one operation as the device runs it after fusion. It is the key of every latency table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edgenas.errors import InputError
+
+Precision = Literal["fp32", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Kernel:
+    """Shapes are (C, H, W) of batch 1 (or (features,)); pads are top, left, bottom, right; zero where an operation has none."""
+
+    op: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    kernel_size_hw: tuple[int, int] = (0, 0)
+    stride_hw: tuple[int, int] = (0, 0)
+    dilation_hw: tuple[int, int] = (0, 0)
+    pads: tuple[int, ...] = ()
+    groups: int = 1
+    fused: tuple[str, ...] = ()
+    precision: Precision = "fp32"
+
+    def to_row(self) -> dict[str, str]:
+        """One CSV row: tuples as `16x28x28`, names joined with `+`."""
+        return {key: _text(value) for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_row(row: dict[str, str]) -> Kernel:
+        """Raises InputError naming the column that can't be read."""
+        values: dict[str, Any] = {}
+        for key, read in _READERS.items():
+            try:
+                values[key] = read(row[key])
+            except (KeyError, ValueError) as error:
+                raise InputError(f"the kernel column {key!r} holds {row.get(key)!r}, which can't be read") from error
+        return Kernel(**values)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(value) if value and isinstance(value[0], str) else "x".join(map(str, value))
+    return str(value)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("x")) if text else ()
+
+
+def _precision(text: str) -> str:
+    if text not in PRECISIONS:
+        raise ValueError(text)
+    return text
+
+
+_READERS: dict[str, Any] = {
+    "op": str,
+    "in_shape": _integers,
+    "out_shape": _integers,
+    "kernel_size_hw": _integers,
+    "stride_hw": _integers,
+    "dilation_hw": _integers,
+    "pads": _integers,
+    "groups": int,
+    "fused": lambda text: tuple(text.split("+")) if text else (),
+    "precision": _precision,
+}

@@ -1,0 +1,20 @@
+"""Accuracy where classes are unbalanced."""
+
+import numpy as np
+
+
+def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray, class_count: int) -> float:
+    """The mean over classes of the part of a class's images that is recognised (macro recall), in 0..1.
+
+    `predicted` and `labels` are (N,) class indices; a class without an image in `labels` is left out of the mean.
+    Raises ValueError for different shapes, no labels at all, or a label outside 0..class_count-1.
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.shape != labels.shape or labels.ndim != 1 or labels.size == 0:
+        raise ValueError(f"expected two equal, non-empty (N,) arrays, got {predicted.shape} and {labels.shape}")
+    if labels.min() < 0 or labels.max() >= class_count:
+        raise ValueError(f"expected labels in 0..{class_count - 1}, got {labels.min()}..{labels.max()}")
+    total = np.bincount(labels, minlength=class_count)
+    hits = np.bincount(labels[predicted == labels], minlength=class_count)
+    present = total > 0
+    return float(np.mean(hits[present] / total[present]))

@@ -1,0 +1,220 @@
+"""A dataset of the user's own: `package.module:function` gives a torch-style dataset, or a pair of train and test.
+
+Torch itself is never imported here: anything with `len()` and `[index]` that gives (image, label) will do.
+"""
+
+import contextlib
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.data import images, splits
+from edgenas.data.dataset import Dataset, Split, assemble
+from edgenas.errors import InputError
+
+_EXPECTED = (
+    "the function takes no arguments and returns a dataset with len() and [index] that gives (image, label), or a "
+    "tuple (train, test) of two; an image is a PIL image or a uint8 or 0..1 float array (H, W, C) or (C, H, W)"
+)
+_PROBES = 64
+
+
+def load_function(
+    spec: str,
+    *,
+    source: str,
+    seed: int,
+    max_resolution_px: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Call `spec` ("package.module:function") and read what it returns, item by item and in order.
+
+    Class names come from the dataset's `classes`, when it has them, else they are the numbers. The items' sizes are
+    judged by 64 of them, spread evenly. Modules in the working directory are found. Raises InputError for whatever
+    can't be imported, called or read, with what was expected and what arrived.
+    """
+    with _user_code():
+        train, test = _pair(_call(spec, source), source)
+        names = _class_names(train)
+        probed = np.unique(np.linspace(0, len(train) - 1, _PROBES).astype(int))
+        shorts = [min(_item(train, int(index), source)[0].size) for index in probed]
+        total = len(train) + (len(test) if test is not None else 0)
+        resolution_px, note = images.choose_resolution(
+            shorts,
+            image_count=total,
+            channels=3,
+            max_resolution_px=max_resolution_px,
+            ram_bytes=images.physical_memory_bytes(),
+        )
+        report = progress or (lambda done, total: None)
+        read = {"train": _read(train, resolution_px, source, lambda i: report(i, total))}
+        if test is not None:
+            read["test"] = _read(test, resolution_px, source, lambda i: report(len(train) + i, total))
+    highest = max(int(part.labels.max()) for part in read.values())
+    labels = names or [str(index) for index in range(highest + 1)]
+    if highest >= len(labels):
+        raise InputError(
+            f"{source}: expected labels in 0..{len(labels) - 1} for its {len(labels)} classes, but got {highest}",
+            "labels are indices into the dataset's `classes`",
+        )
+    if all(images.all_grey(part.images) for part in read.values()):
+        read = {name: Split(part.images[..., :1].copy(), part.labels) for name, part in read.items()}
+    notes = [note] if note else []
+    return assemble(spec, labels, read["train"], test=read.get("test"), seed=seed, source=source, warnings=notes)
+
+
+@contextlib.contextmanager
+def _user_code() -> Iterator[None]:
+    """The working directory can be imported from, as with `python -m`; what the code prints goes to stderr."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+
+
+def _call(spec: str, source: str) -> Any:
+    module_name, _, attribute = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise InputError(
+            f"{source}: the module {module_name} can't be imported: {_said(error)}",
+            "check its name; it is looked for in the working directory and among the installed packages",
+        ) from error
+    if not hasattr(module, attribute):
+        close = difflib.get_close_matches(attribute, dir(module), 1)
+        hint = f"did you mean `{module_name}:{close[0]}`?" if close else _EXPECTED
+        raise InputError(f"{source}: the module {module_name} has no {attribute!r}", hint)
+    function = getattr(module, attribute)
+    if not callable(function):
+        raise InputError(f"{source}: expected a function, but {attribute!r} is {_kind(function)}", _EXPECTED)
+    try:
+        return function()
+    except Exception as error:
+        raise InputError(f"{source}: the function failed: {_said(error)}", _EXPECTED) from error
+
+
+def _pair(returned: Any, source: str) -> tuple[Any, Any]:
+    train, test = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    for part in (train,) if test is None else (train, test):
+        try:
+            size = len(part)
+        except Exception as error:  # a torch Dataset without __len__ raises TypeError or NotImplementedError
+            raise InputError(
+                f"{source}: expected a dataset with len() and [index], but got {_kind(part)}", _EXPECTED
+            ) from error
+        if size == 0 or not hasattr(part, "__getitem__"):
+            found = "an empty one" if size == 0 else f"{_kind(part)} without [index]"
+            raise InputError(f"{source}: expected a dataset of images, but got {found}", _EXPECTED)
+    return train, test
+
+
+def _class_names(dataset: Any) -> list[str]:
+    for _ in range(8):  # torch's Subset keeps the dataset that it is part of in `.dataset`
+        if isinstance(names := getattr(dataset, "classes", None), (list, tuple)):
+            return [str(name) for name in names]
+        dataset = getattr(dataset, "dataset", None)
+    return []
+
+
+def _read(dataset: Any, resolution_px: int, source: str, tick: Callable[[int], None]) -> Split:
+    """All items, in a shuffled order, so that any prefix is a fair sample even if they come sorted by class."""
+    count = len(dataset)
+    pixels = np.empty((count, resolution_px, resolution_px, 3), np.uint8)
+    labels = np.empty(count, np.int64)
+    for index, place in enumerate(splits.shuffled(count, 0, splits.ORDER)):
+        image, labels[place] = _item(dataset, index, source)
+        pixels[place] = images.square(image, resolution_px, 3)
+        tick(index + 1)
+    return Split(pixels, labels)
+
+
+def _item(dataset: Any, index: int, source: str) -> tuple[Any, int]:
+    """Item `index` as a Pillow image and its label."""
+    try:
+        item = dataset[index]
+    except Exception as error:
+        raise InputError(f"{source}: item {index} can't be read: {_said(error)}", _EXPECTED) from error
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise InputError(f"{source}: expected (image, label) as item {index}, but got {_kind(item)}", _EXPECTED)
+    where = f"{source}: item {index}"
+    return _to_pil(item[0], where), _to_label(item[1], where)
+
+
+def _to_label(label: Any, where: str) -> int:
+    value = _to_array(label)
+    if value is None or value.size != 1 or not np.issubdtype(value.dtype, np.integer):
+        raise InputError(f"{where}: expected an integer as the label, but got {_kind(label)}", _EXPECTED)
+    if (number := int(value.reshape(()))) < 0:
+        raise InputError(f"{where}: expected a label from 0 on, but got {number}", _EXPECTED)
+    return number
+
+
+def _to_pil(image: Any, where: str) -> Any:
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image
+    values = _to_array(image)
+    if values is None or values.dtype == object or values.ndim not in (2, 3):
+        raise InputError(f"{where}: expected a PIL image or an array (H, W, C), but got {_kind(image)}", _EXPECTED)
+    values = _to_uint8(_channels_last(values, hasattr(image, "detach"), where), where)
+    return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+
+
+def _to_array(value: Any) -> np.ndarray | None:
+    """As a NumPy array; a torch tensor is known by its `detach`."""
+    try:
+        return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    except Exception:
+        return None
+
+
+def _channels_last(values: np.ndarray, is_tensor: bool, where: str) -> np.ndarray:
+    """(H, W), (H, W, C) or (C, H, W) as (H, W, C); where both could be, a tensor is (C, H, W) and an array isn't."""
+    if values.ndim == 2:
+        return values[..., None]
+    first, last = values.shape[0] in (1, 3), values.shape[2] in (1, 3)
+    if not (first or last):
+        raise InputError(
+            f"{where}: expected 1 or 3 channels, first or last, but the shape is {values.shape}", _EXPECTED
+        )
+    channels_first = first and (is_tensor or not last)
+    return np.ascontiguousarray(np.moveaxis(values, 0, 2) if channels_first else values)
+
+
+def _to_uint8(values: np.ndarray, where: str) -> np.ndarray:
+    if values.dtype == np.uint8 and values.size:
+        return values
+    if not np.issubdtype(values.dtype, np.floating) or not values.size:
+        raise InputError(
+            f"{where}: expected uint8 or floats, but got {values.dtype} of shape {values.shape}", _EXPECTED
+        )
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails too
+        raise InputError(
+            f"{where}: expected floats in 0..1, but they range from {low:.3g} to {high:.3g}",
+            "return images before normalisation: edgenas normalises them itself",
+        )
+    scaled: np.ndarray = np.rint(values.clip(0, 1) * 255)
+    return scaled.astype(np.uint8)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    described = f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
+    size = f" of length {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return f"{type(value).__module__}.{type(value).__qualname__}{described}{size}".removeprefix("builtins.")

@@ -1,0 +1,120 @@
+"""LatencyPredictor: whole networks from kernel times, `a * sum + b * kernel_count + c`, fitted on whole networks timed on the device.
+
+The sum alone is off by what profiling adds to a node and by what runs between kernels; three numbers, fitted on relative error,
+take that out. The interval is a split-conformal one (Vovk et al.): the 80 % quantile of leave-one-out relative residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgenas.artifacts.kernel import Kernel, Precision
+from edgenas.artifacts.measurement import Provenance
+from edgenas.latency.kernel_model import KernelModel
+from edgenas.latency.records import ProfiledNetwork
+from edgenas.latency.table import LatencyTable
+from edgenas.network.fuse import FusionRules, fuse
+from edgenas.network.graph import Network
+
+COVERAGE = 0.8
+
+
+@dataclass(frozen=True)
+class LatencyEstimate:
+    """An 80 % interval around `latency_ms`; `measured_share` of the time comes from kernels that stand in the table."""
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    provenance: Provenance
+    kernels_ms: tuple[tuple[Kernel, float, bool], ...]
+    measured_share: float
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`half_width` is relative: 0.05 means ±5 %. `domain_ms` is the range of the measurements that it was fitted on."""
+
+    a: float
+    b: float
+    c: float
+    half_width: float
+    domain_ms: tuple[float, float]
+
+    def apply(self, sums_ms: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        return np.maximum(self.a * sums_ms + self.b * counts + self.c, 1e-6)
+
+
+@dataclass(frozen=True)
+class LatencyPredictor:
+    precision: Precision
+    rules: FusionRules
+    kernels: KernelModel
+    affine: Affine
+    samples: tuple[tuple[float, int, float], ...]  # (sum of kernels ms, kernel count, measured ms) it was fitted on
+
+    def sum_and_count(self, network: Network) -> tuple[float, int]:
+        found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
+        return sum(self.kernels.times_ms(found)), len(found)
+
+    def latency_ms(self, network: Network) -> float:
+        total, count = self.sum_and_count(network)
+        return float(self.affine.apply(np.array([total]), np.array([count]))[0])
+
+    def estimate(self, network: Network) -> LatencyEstimate:
+        found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
+        times = self.kernels.times_ms(found)
+        known = [self.kernels.is_measured(kernel) for kernel in found]
+        ms = float(self.affine.apply(np.array([sum(times)]), np.array([len(found)]))[0])
+        share = sum(t for t, k in zip(times, known, strict=True) if k) / max(sum(times), 1e-12)
+        width = self.affine.half_width * (
+            1 + (1 - share)
+        )  # a guessed kernel is about twice as uncertain as a measured one
+        inside = self.affine.domain_ms[0] * 0.8 <= ms <= self.affine.domain_ms[1] * 1.25
+        return LatencyEstimate(
+            latency_ms=ms,
+            low_ms=ms * (1 - width),
+            high_ms=ms * (1 + width),
+            provenance="calibrated" if inside else "modelled",
+            kernels_ms=tuple(zip(found, times, known, strict=True)),
+            measured_share=share,
+        )
+
+    def corrected(self, network: Network, measured_ms: float) -> LatencyPredictor:
+        """The predictor after one more whole network was measured. It counts as much as all the others together: it lies where
+        the search looks, and there the prediction was wrong."""
+        total, count = self.sum_and_count(network)
+        extra = ((total, count, measured_ms),) * max(1, len(self.samples))
+        return replace(self, affine=_fit_affine(self.samples + extra), samples=self.samples + extra)
+
+
+def fit(table: LatencyTable, records: Sequence[ProfiledNetwork], rules: FusionRules) -> LatencyPredictor:
+    """From a table and the whole networks that were timed with it. Deterministic."""
+    kernels = KernelModel({kernel: time.mean_ms for kernel, time in table.times.items()})
+    samples = []
+    for record in records:
+        if record.precision == table.meta.precision and record.whole is not None:
+            times = kernels.times_ms(record.kernels)
+            samples.append((sum(times), len(times), record.whole.steady_ms(table.meta.quiet_reference_ms)))
+    return LatencyPredictor(table.meta.precision, rules, kernels, _fit_affine(tuple(samples)), tuple(samples))
+
+
+def _fit_affine(samples: tuple[tuple[float, int, float], ...]) -> Affine:
+    """Least squares of relative errors, once more without what lies beyond four median deviations (measured while the machine was
+    busy). The interval comes from all samples, each judged by a fit without it."""
+    sums, counts, measured = (np.array(column, float) for column in zip(*samples, strict=True))
+    design = np.stack([sums, counts, np.ones_like(sums)], axis=1) / measured[:, None]
+    kept = np.ones(len(measured), bool)
+    for _ in range(2):
+        gram = np.linalg.pinv(design[kept].T @ design[kept])
+        coefficients = gram @ design[kept].sum(axis=0)
+        residual = np.abs(1 - design @ coefficients)
+        kept = residual <= max(4 * float(np.median(residual)), 1e-9)
+    leverage = np.einsum("ij,jk,ik->i", design, gram, design).clip(0, 0.99)
+    rank = min(1.0, np.ceil((len(measured) + 1) * COVERAGE) / len(measured))
+    a, b, c = (float(v) for v in coefficients)
+    half_width = float(np.quantile(residual / (1 - leverage), rank))
+    return Affine(a, b, c, half_width, (float(measured.min()), float(measured.max())))

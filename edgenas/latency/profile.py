@@ -1,0 +1,143 @@
+"""Profiling a space: whole subnets, each node timed in context, chosen so that together they cover the kernels in reach.
+
+A kernel timed alone pays for layout changes at its edges that it doesn't pay inside a network; so nothing is timed alone. A share
+of the subnets gets odd channel counts, because pruning asks for the staircase between a space's own widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgenas.artifacts.kernel import Kernel, Precision
+from edgenas.errors import TargetError
+from edgenas.latency import records
+from edgenas.latency.records import ProfiledNetwork
+from edgenas.measure import QUICK, Bench, NodeProfile
+from edgenas.network.channels import channel_groups, with_widths
+from edgenas.network.fuse import fuse
+from edgenas.network.graph import Network
+from edgenas.onnxio.random_weights import random_ranges, random_weights
+from edgenas.spaces.space import SearchSpace
+
+NOTHING = NodeProfile((), (), 1)
+CANDIDATES = 24
+TRIES = 5  # on a slowed machine
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """`covering` subnets of the space as they are, `odd` ones with widths in between, `held_out` ones only timed as a whole."""
+
+    covering: int = 70
+    odd: int = 30
+    held_out: int = 30
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    name: str
+    network: Network
+    held_out: bool = False
+
+
+def plan_networks(
+    space: SearchSpace, plan: ProfilePlan, rules_of: Callable[[Network], set[Kernel]]
+) -> Iterator[PlannedNetwork]:
+    """Lazily, in a fixed order. Of several random candidates the one with the most kernels not yet covered comes next."""
+    rng = np.random.default_rng(plan.seed)
+    covered: set[Kernel] = set()
+    seen: set[str] = set()
+
+    def fresh() -> tuple[str, Network]:
+        while True:
+            subnet = space.sample(rng)
+            if subnet.id not in seen:
+                return subnet.id, space.network(subnet)
+
+    for _ in range(plan.held_out):
+        name, network = fresh()
+        seen.add(name)
+        yield PlannedNetwork(f"held-out/{name}", network, held_out=True)
+    for i in range(plan.covering + plan.odd):
+        candidates = [fresh() for _ in range(CANDIDATES)]
+        odd = i * plan.odd // (plan.covering + plan.odd) != (i + 1) * plan.odd // (plan.covering + plan.odd)
+        if odd:
+            name, network = candidates[0]
+            yield PlannedNetwork(f"odd/{name}", odd_widths(network, rng))
+        else:
+            name, network = max(candidates, key=lambda pair: len(rules_of(pair[1]) - covered))
+            yield PlannedNetwork(f"space/{name}", network)
+            covered |= rules_of(network)
+        seen.add(name)
+
+
+def odd_widths(network: Network, rng: np.random.Generator, multiple: int = 4) -> Network:
+    """Each channel group keeps 45 to 100 % of its channels, in multiples of `multiple`."""
+    widths = {}
+    for group in channel_groups(network):
+        full = network.by_name[group[0]].shape[1]
+        kept = max(multiple, int(full * rng.uniform(0.45, 1.0)) // multiple * multiple)
+        widths.update(dict.fromkeys(group, kept))
+    return with_widths(network, widths)
+
+
+def profile(
+    space: SearchSpace,
+    bench: Bench,
+    plan: ProfilePlan,
+    weight_bits: int,
+    path: Path,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[ProfiledNetwork]:
+    """Measure what `path` doesn't hold yet, appending to it, and return all of it. A network that fails is recorded as such."""
+    done = records.read(path)
+    have = {record.name for record in done}
+    total = plan.covering + plan.odd + plan.held_out
+
+    def kernels_of(network: Network) -> set[Kernel]:
+        return {f.kernel for f in fuse(network, bench.runtime.fusion("int8"), "int8")}
+
+    for count, planned in enumerate(plan_networks(space, plan, kernels_of)):
+        on_progress(count, total, planned.name)
+        if planned.name not in have:
+            found = _measure(planned, bench, weight_bits, seed=count)
+            records.append(path, found)
+            done.extend(found)
+    on_progress(total, total, "")
+    return done
+
+
+def _measure(planned: PlannedNetwork, bench: Bench, weight_bits: int, seed: int) -> list[ProfiledNetwork]:
+    """FP32 and INT8, both in one interleaved run."""
+    network = planned.network
+    weights = random_weights(network, seed)
+    models = {
+        "fp32": bench.runtime.fp32_model(network, weights),
+        "int8": bench.runtime.int8_model(network, weights, random_ranges(network, seed), weight_bits),
+    }
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    kernels = {p: fuse(network, bench.runtime.fusion(p), p) for p in precisions}
+    try:
+        wholes = bench.time_models([models[p] for p in precisions], QUICK, tries=TRIES)
+        profiles = {p: NOTHING if planned.held_out else bench.profile_nodes(models[p], tries=TRIES) for p in precisions}
+    except TargetError as error:
+        return [ProfiledNetwork(planned.name, p, (), (), (), 1, None, error.message) for p in precisions]
+    return [
+        ProfiledNetwork(
+            planned.name,
+            p,
+            tuple(f.kernel for f in kernels[p]),
+            tuple(
+                tuple(us) if us is not None else None for us in bench.runtime.attribute(profiles[p].nodes, kernels[p])
+            ),
+            profiles[p].reference_cpu_ns,
+            profiles[p].chunk,
+            whole,
+        )
+        for p, whole in zip(precisions, wholes, strict=True)
+    ]

@@ -1,0 +1,67 @@
+"""Latencies of many subnets of one space at once: sums over segments, looked up by code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgenas.latency.predictor import LatencyPredictor
+from edgenas.network.fuse import fuse
+from edgenas.spaces.space import SearchSpace
+
+
+@dataclass
+class _Column:
+    """Codes of one segment, sorted, with their kernels' time and number."""
+
+    codes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    values: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+
+
+class SpacePredictor:
+    """A segment is worked out once, when a batch first holds it; from then on a subnet costs a few look-ups."""
+
+    def __init__(self, space: SearchSpace, predictor: LatencyPredictor) -> None:
+        self.space, self.predictor = space, predictor
+        self._columns: list[_Column] = []
+
+    def latency_ms(self, genomes: np.ndarray) -> np.ndarray:
+        """(N, genes) integers -> (N,) predicted ms."""
+        codes = self.space.segments(genomes)
+        if not self._columns:
+            self._columns = [_Column() for _ in range(codes.shape[1])]
+        self._fill(genomes, codes)
+        total = np.zeros((len(genomes), 2))
+        for column, code in zip(self._columns, codes.T, strict=True):
+            total += column.values[np.searchsorted(column.codes, code)]
+        return self.predictor.affine.apply(total[:, 0], total[:, 1])
+
+    def _fill(self, genomes: np.ndarray, codes: np.ndarray) -> None:
+        missing: dict[int, list[int]] = {}
+        for segment, column in enumerate(self._columns):
+            unique, first = np.unique(codes[:, segment], return_index=True)
+            for row in first[~np.isin(unique, column.codes)]:
+                missing.setdefault(int(row), []).append(segment)
+        new: dict[int, dict[int, tuple[float, int]]] = {}
+        for row, segments in missing.items():
+            per_segment = self._segment_sums(tuple(int(g) for g in genomes[row]))
+            for segment in segments:
+                new.setdefault(segment, {})[int(codes[row, segment])] = per_segment[segment]
+        for segment, found in new.items():
+            column = self._columns[segment]
+            all_codes = np.concatenate([column.codes, np.array(list(found), np.int64)])
+            all_values = np.concatenate([column.values, np.array(list(found.values()), float)])
+            order = np.argsort(all_codes)
+            column.codes, column.values = all_codes[order], all_values[order]
+
+    def _segment_sums(self, genome: tuple[int, ...]) -> list[tuple[float, int]]:
+        network = self.space.network(self.space.subnet(genome))
+        owner = {name: i for i, names in enumerate(self.space.segment_members(network)) for name in names}
+        fused = fuse(network, self.predictor.rules, self.predictor.precision)
+        times = self.predictor.kernels.times_ms([f.kernel for f in fused])
+        sums = [(0.0, 0)] * (max(owner.values()) + 1)
+        for f, ms in zip(fused, times, strict=True):
+            so_far = sums[owner[f.members[0]]]
+            sums[owner[f.members[0]]] = (so_far[0] + ms, so_far[1] + 1)
+        return sums

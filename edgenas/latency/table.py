@@ -1,0 +1,127 @@
+"""LatencyTable: what each kernel takes on one device, in one runtime and precision. CSV beside a `.meta.json`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.artifacts.kernel import Kernel, Precision
+from edgenas.errors import InputError
+from edgenas.latency.records import ProfiledNetwork
+from edgenas.store import write_text
+
+SCHEMA = 1
+_TIMES = ("mean_ms", "p10_ms", "p50_ms", "n")
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Over the networks in which a kernel was seen: `mean_ms`, the first quartile of its times at the machine's quiet speed
+    (other work on the machine only ever adds); p10 and p50 of all runs as they were; and their number."""
+
+    mean_ms: float
+    p10_ms: float
+    p50_ms: float
+    n: int
+
+
+@dataclass(frozen=True)
+class TableMeta:
+    """Where a table comes from. `machine` is the agent's probe: CPU, clocks, RAM, load, versions."""
+
+    device: str
+    runtime: str
+    runtime_version: str
+    precision: Precision
+    threads: int
+    space_id: str
+    quiet_reference_ms: float
+    machine: Mapping[str, Any]
+    failed: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    meta: TableMeta
+    times: Mapping[Kernel, KernelTime]
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.meta.runtime}-{self.meta.precision}-t{self.meta.threads}.csv"
+
+
+def from_records(meta: TableMeta, records: Iterable[ProfiledNetwork]) -> LatencyTable:
+    """The table of the records of `meta.precision`."""
+    quiet = meta.quiet_reference_ms
+    runs: dict[Kernel, list[tuple[int, ...]]] = {}
+    quiet_ms: dict[Kernel, list[float]] = {}
+    for record in records:
+        if record.precision == meta.precision and record.error is None:
+            for kernel, us, ms in zip(record.kernels, record.kernel_us, record.kernel_ms(quiet), strict=True):
+                if us and ms is not None:
+                    runs.setdefault(kernel, []).append(us)
+                    quiet_ms.setdefault(kernel, []).append(ms)
+    return LatencyTable(meta, {k: _time(runs[k], quiet_ms[k]) for k in sorted(runs)})
+
+
+def _time(each: list[tuple[int, ...]], quiet_ms: list[float]) -> KernelTime:
+    every = np.concatenate([np.asarray(us, float) for us in each])
+    return KernelTime(
+        mean_ms=float(np.quantile(quiet_ms, 0.25)),
+        p10_ms=float(np.percentile(every, 10)) / 1e3,
+        p50_ms=float(np.percentile(every, 50)) / 1e3,
+        n=len(every),
+    )
+
+
+def save(table: LatencyTable, folder: Path) -> Path:
+    """`<runtime>-<precision>-t<threads>.csv` and `.meta.json` in `folder`; returns the CSV's path."""
+    text = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for kernel, time in table.times.items():
+        row = kernel.to_row() | {"mean_ms": f"{time.mean_ms:.6g}", "p10_ms": f"{time.p10_ms:.6g}"}
+        row |= {"p50_ms": f"{time.p50_ms:.6g}", "n": str(time.n)}
+        if writer is None:
+            writer = csv.DictWriter(text, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    path = folder / table.file_name
+    write_text(path, text.getvalue())
+    write_text(path.with_suffix(".meta.json"), json.dumps(asdict(table.meta), indent=2) + "\n")
+    return path
+
+
+def load(path: Path) -> LatencyTable:
+    """Raises InputError naming the line for a row that can't be read, a kernel that stands twice or another schema."""
+    meta_path = path.with_suffix(".meta.json")
+    try:
+        meta = json.loads(meta_path.read_text())
+        if meta.get("schema") != SCHEMA:
+            raise InputError(f"{meta_path}: schema {SCHEMA} was expected, but it has {meta.get('schema')!r}")
+        meta["failed"] = tuple(meta["failed"])
+        head = TableMeta(**meta)
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+    except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
+        raise InputError(
+            f"the latency table {path} can't be read: {error}", "Measure it again: edgenas profile."
+        ) from error
+    times: dict[Kernel, KernelTime] = {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            kernel = Kernel.from_row(row)
+            values = [float(row[name]) for name in _TIMES[:3]]
+            count = int(row["n"])
+        except (InputError, KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{path}, line {line}: {error}") from error
+        if kernel in times or not all(np.isfinite(values)) or min(values) < 0:
+            raise InputError(f"{path}, line {line}: the kernel stands twice, or a time is not a finite number >= 0")
+        times[kernel] = KernelTime(*values, n=count)
+    return LatencyTable(head, times)

@@ -1,0 +1,152 @@
+"""A Network as a torch module. One interpreter runs exact networks and subnets of larger, shared weights alike.
+
+`Layers` holds one weight set per Conv or Gemm node name, at least as large as any network that is run through it; each node uses
+the leading channels and the centre of the kernel (Once-for-All, Cai et al., ICLR 2020). Where the sizes are equal
+that is the whole weight, and `NetworkModule` is an ordinary module of one network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgenas.errors import EdgenasError
+from edgenas.network.graph import Network, Node, Shape
+
+BN_EPSILON = 1e-5
+BN_MOMENTUM = 0.1
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias + BatchNorm, at the largest shape (out, in / groups, k, k) that a node asks for."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="relu")
+        self.gamma = nn.Parameter(torch.ones(shape[0]))
+        self.beta = nn.Parameter(torch.zeros(shape[0]))
+        self.register_buffer("mean", torch.zeros(shape[0]))
+        self.register_buffer("var", torch.ones(shape[0]))
+        self.momentum = BN_MOMENTUM
+
+    def sliced(self, shape: Shape) -> Tensor:
+        """The leading channels and the centre of the kernel."""
+        weight = self.weight
+        out, inner, height, width = shape
+        top, left = (weight.shape[2] - height) // 2, (weight.shape[3] - width) // 2
+        return weight[:out, :inner, top : top + height, left : left + width]
+
+    def forward(self, x: Tensor, node: Node, shape: Shape) -> Tensor:
+        height_pad, width_pad = node.attribute("pads")[:2]
+        y = F.conv2d(
+            x, self.sliced(shape), None, node.attribute("strides"), (height_pad, width_pad), 1, node.attribute("group")
+        )
+        out = shape[0]
+        whole = out == len(self.gamma)  # a shared layer's statistics mean nothing for a slice: the batch's own are used
+        mean, var = (self.mean, self.var) if whole else (None, None)
+        return F.batch_norm(
+            y, mean, var, self.gamma[:out], self.beta[:out], self.training or not whole, self.momentum, BN_EPSILON
+        )
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """(weight, bias) float32 with the BatchNorm folded in."""
+        factor = self.gamma / torch.sqrt(self.var + BN_EPSILON)
+        weight = self.weight * factor.reshape(-1, 1, 1, 1)
+        bias = self.beta - self.mean * factor
+        return weight.detach().numpy().copy(), bias.detach().numpy().copy()
+
+
+class Linear(nn.Module):
+    """y = x W^T + b; of a wider input or output the leading part is used."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        nn.init.normal_(self.weight, std=0.01)
+        self.bias = nn.Parameter(torch.zeros(shape[0]))
+
+    def sliced(self, shape: Shape) -> Tensor:
+        return self.weight[: shape[0], : shape[1]]
+
+    def forward(self, x: Tensor, node: Node, shape: Shape) -> Tensor:
+        return F.linear(x, self.sliced(shape), self.bias[: shape[0]])
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.weight.detach().numpy().copy(), self.bias.detach().numpy().copy()
+
+
+class Layers(nn.Module):
+    """The weights of every node name in `shapes` (name -> largest weight shape), and the interpreter that uses them."""
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({n: ConvBN(s) if len(s) == 4 else Linear(s) for n, s in shapes.items()})
+
+    def run(self, network: Network, x: Tensor) -> Tensor:
+        """Logits (N, classes) of images x (N, C, H, W)."""
+        values = {network.input_name: x}
+        for node in network.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if node.name in self.layers:
+                values[node.name] = self.layers[node.name](inputs[0], node, network.weight_shape(node))
+            else:
+                values[node.name] = _apply(node, inputs)
+        return values[network.output_name]
+
+
+class NetworkModule(Layers):
+    """One network with weights of its own."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__({node.name: network.weight_shape(node) for node in network.weighted()})
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.network, x)
+
+    def bn_layers(self) -> Iterator[ConvBN]:
+        return (layer for layer in self.layers.values() if isinstance(layer, ConvBN))
+
+    def folded_weights(self) -> dict[str, np.ndarray]:
+        """ "<node>.weight" and "<node>.bias" for the ONNX writers, BatchNorm folded."""
+        weights: dict[str, np.ndarray] = {}
+        for name, layer in self.layers.items():
+            weights[f"{name}.weight"], weights[f"{name}.bias"] = layer.folded()
+        return weights
+
+
+def extract(shared: Layers, network: Network) -> NetworkModule:
+    """A module of its own with the weights that `network` uses of `shared`; its BatchNorm statistics still need recalibration."""
+    module = NetworkModule(network)
+    with torch.no_grad():
+        for node in network.weighted():
+            source, target, shape = shared.layers[node.name], module.layers[node.name], network.weight_shape(node)
+            target.weight.copy_(source.sliced(shape))
+            if isinstance(target, ConvBN):
+                for part in ("gamma", "beta", "mean", "var"):
+                    getattr(target, part).copy_(getattr(source, part)[: shape[0]])
+            else:
+                target.bias.copy_(source.bias[: shape[0]])
+    return module
+
+
+def _apply(node: Node, inputs: list[Tensor]) -> Tensor:
+    x = inputs[0]
+    if node.op == "Relu":
+        return F.relu(x)
+    if node.op == "HardSwish":
+        return F.hardswish(x)
+    if node.op == "Add":
+        return x + inputs[1]
+    if node.op == "MaxPool":
+        return F.max_pool2d(x, node.attribute("kernel_shape"), node.attribute("strides"))
+    if node.op == "GlobalAveragePool":
+        return x.mean((2, 3), keepdim=True)
+    if node.op == "Flatten":
+        return x.flatten(1)
+    raise EdgenasError(f"node {node.name!r}: the operator {node.op} can't be built in torch yet")

@@ -1,0 +1,66 @@
+"""Writing a Network down node by node, with the shapes worked out on the way (ONNX's shape rules, floor rounding)."""
+
+from __future__ import annotations
+
+from math import prod
+
+from edgenas.network.graph import Network, Node, Shape
+
+INPUT = "input"
+
+
+class Builder:
+    """Each method appends one node and returns the name of the tensor that it makes."""
+
+    def __init__(self, input_shape: Shape) -> None:
+        self.input_shape = input_shape
+        self._nodes: list[Node] = []
+        self._shapes: dict[str, Shape] = {INPUT: input_shape}
+
+    def shape(self, tensor: str) -> Shape:
+        return self._shapes[tensor]
+
+    def _add(self, node: Node) -> str:
+        self._nodes.append(node)
+        self._shapes[node.name] = node.shape
+        return node.name
+
+    def conv(self, name: str, x: str, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> str:
+        """`same`-style symmetric padding of kernel // 2: the output side is ceil(side / stride)."""
+        _, _, height, width = self._shapes[x]
+        pad = kernel // 2
+        sides = tuple((side + 2 * pad - kernel) // stride + 1 for side in (height, width))
+        attributes = (
+            ("dilations", (1, 1)),
+            ("group", groups),
+            ("kernel_shape", (kernel, kernel)),
+            ("pads", (pad,) * 4),
+            ("strides", (stride, stride)),
+        )
+        return self._add(Node(name, "Conv", (x,), (1, channels, *sides), attributes))
+
+    def activation(self, name: str, x: str, op: str = "Relu") -> str:
+        return self._add(Node(name, op, (x,), self._shapes[x]))
+
+    def add(self, name: str, left: str, right: str) -> str:
+        if self._shapes[left] != self._shapes[right]:
+            raise ValueError(f"{name}: {self._shapes[left]} and {self._shapes[right]} can't be added")
+        return self._add(Node(name, "Add", (left, right), self._shapes[left]))
+
+    def max_pool(self, name: str, x: str, kernel: int, stride: int) -> str:
+        _, channels, height, width = self._shapes[x]
+        sides = tuple((side - kernel) // stride + 1 for side in (height, width))
+        attributes = (("kernel_shape", (kernel, kernel)), ("pads", (0,) * 4), ("strides", (stride, stride)))
+        return self._add(Node(name, "MaxPool", (x,), (1, channels, *sides), attributes))
+
+    def global_average_pool(self, name: str, x: str) -> str:
+        return self._add(Node(name, "GlobalAveragePool", (x,), (1, self._shapes[x][1], 1, 1)))
+
+    def flatten(self, name: str, x: str) -> str:
+        return self._add(Node(name, "Flatten", (x,), (1, prod(self._shapes[x][1:]))))
+
+    def linear(self, name: str, x: str, features: int) -> str:
+        return self._add(Node(name, "Gemm", (x,), (1, features)))
+
+    def finish(self, output: str) -> Network:
+        return Network(INPUT, self.input_shape, tuple(self._nodes), output)

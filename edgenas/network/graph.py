@@ -1,0 +1,90 @@
+"""A Network: what a neural net computes, without weights. Typed nodes, static shapes, edges; immutable and hashable.
+
+Operators, attributes and shapes are ONNX's (NCHW, batch first, one output a node), with BatchNorm already folded into the
+convolution before it: that is how every inference runtime executes it. A node's name is also the name of the tensor it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+Shape = tuple[int, ...]
+WEIGHTED = ("Conv", "Gemm")
+ACTIVATIONS = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. `attributes` is sorted by name; Conv has kernel_shape, strides, pads, dilations and group."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    attributes: tuple[tuple[str, Any], ...] = ()
+
+    def attribute(self, name: str) -> Any:
+        for key, value in self.attributes:
+            if key == name:
+                return value
+        raise KeyError(f"{self.op} node {self.name!r} has no attribute {name!r}")
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.op == "Conv" and self.attribute("group") > 1 and self.attribute("group") == self.shape[1]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Nodes in an order in which they can run; `input_name` feeds the first, `output_name` is what the network returns."""
+
+    input_name: str
+    input_shape: Shape
+    nodes: tuple[Node, ...]
+    output_name: str
+
+    def __post_init__(self) -> None:
+        known = {self.input_name}
+        for node in self.nodes:
+            missing = [i for i in node.inputs if i not in known]
+            if missing:
+                raise ValueError(f"node {node.name!r} reads {missing}, which no node before it makes")
+            if node.name in known:
+                raise ValueError(f"two tensors are called {node.name!r}")
+            known.add(node.name)
+        if self.output_name not in known:
+            raise ValueError(f"the output {self.output_name!r} is made by no node")
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[str, ...]]:
+        """Tensor name -> names of the nodes that read it, in order; the network's output counts as none."""
+        found: dict[str, list[str]] = {self.input_name: []} | {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                found[name].append(node.name)
+        return {name: tuple(users) for name, users in found.items()}
+
+    def shape_of(self, tensor: str) -> Shape:
+        return self.input_shape if tensor == self.input_name else self.by_name[tensor].shape
+
+    def weighted(self) -> Iterable[Node]:
+        return (node for node in self.nodes if node.op in WEIGHTED)
+
+    def weight_shape(self, node: Node) -> Shape:
+        """Conv: (out, in / groups, kh, kw); Gemm: (out, in)."""
+        in_shape = self.shape_of(node.inputs[0])
+        if node.op == "Conv":
+            return (node.shape[1], in_shape[1] // node.attribute("group"), *node.attribute("kernel_shape"))
+        return (node.shape[1], in_shape[1])
+
+    def sole_consumer(self, tensor: str) -> Node | None:
+        """The one node that reads `tensor`, or None if none or several do or it is also the output."""
+        users = self.consumers[tensor]
+        return self.by_name[users[0]] if len(users) == 1 and tensor != self.output_name else None

@@ -1,0 +1,304 @@
+"""The `mobile` space: per stage plain, residual, fused MBConv or MBConv blocks, and the device's table decides which.
+
+A subnet chooses the input resolution, the stem's width, where to down-sample, per stage the block type, depth, kernel size, expand
+ratio and width, and a pooled or a flatten head. On a CPU with fast INT8 3x3 convolutions the plain types win; on others the
+depthwise ones do. Blocks: ResNet (He et al. 2016), MobileNetV2 (Sandler et al. 2018), EfficientNetV2 (Tan & Le 2021).
+
+Genome: [resolution, stem width, down-sampling, (type, depth, kernel, expand, width) per stage, head].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from edgenas.errors import InputError
+from edgenas.network.builder import INPUT, Builder
+from edgenas.network.costs import macs
+from edgenas.network.graph import Network, Shape
+from edgenas.spaces.blocks import BLOCKS, block_expand, block_kernel
+from edgenas.spaces.space import Genome, Subnet
+
+STAGE_GENES = 5
+HEADS = ("pool", "flatten")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The options of one stage. `kernels` are sides in pixels; `widths` are output channels."""
+
+    types: tuple[str, ...] = ("plain", "residual", "fused", "mbconv")
+    depths: tuple[int, ...] = (1, 2)
+    kernels: tuple[int, ...] = (3, 5)
+    expands: tuple[int, ...] = (1, 2, 4)
+    widths: tuple[int, ...] = (16, 32)
+
+
+@dataclass(frozen=True)
+class MobileSpace:
+    channels: int
+    classes: int
+    resolutions_px: tuple[int, ...]
+    stem_widths: tuple[int, ...]
+    downsampling: tuple[tuple[int, ...], ...]  # strides of the stem and of each stage
+    stages: tuple[Stage, ...]
+    heads: tuple[str, ...] = HEADS
+
+    def __post_init__(self) -> None:
+        for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in _fields(s)] + [
+            (name, getattr(self, name)) for name in ("resolutions_px", "stem_widths", "downsampling", "stages", "heads")
+        ]:
+            if not options:
+                raise InputError(f"the mobile space has no options for {name}", "Give each choice at least one option.")
+        unknown = {t for stage in self.stages for t in stage.types} - set(BLOCKS)
+        if unknown:
+            raise InputError(f"the mobile space knows no block type {sorted(unknown)}", f"Known: {', '.join(BLOCKS)}.")
+
+    @cached_property
+    def id(self) -> str:
+        return hashlib.sha256(json.dumps(["mobile", asdict(self)]).encode()).hexdigest()[:12]
+
+    def radix(self) -> tuple[int, ...]:
+        per_stage = [
+            len(options) for s in self.stages for options in (s.types, s.depths, s.kernels, s.expands, s.widths)
+        ]
+        return (
+            len(self.resolutions_px),
+            len(self.stem_widths),
+            len(self.downsampling),
+            *per_stage,
+            len(self.heads),
+        )
+
+    def size(self) -> int:
+        """Distinct subnets (inactive genes don't count)."""
+        stages = [
+            len({self._canonical_stage(stage, genes) for genes in itertools.product(*_ranges(stage))})
+            for stage in self.stages
+        ]
+        return prod(stages) * prod(self.radix()[:3]) * len(self.heads)
+
+    def subnet(self, genome: Genome) -> Subnet:
+        """The canonical Subnet of `genome`: genes that the chosen block types don't read are 0."""
+        genes = [int(g) for g in genome]
+        for i, stage in enumerate(self.stages):
+            at = 3 + i * STAGE_GENES
+            genes[at : at + STAGE_GENES] = self._canonical_stage(stage, tuple(genes[at : at + STAGE_GENES]))
+        return Subnet("mobile", tuple(genes))
+
+    def sample(self, rng: np.random.Generator) -> Subnet:
+        return self.subnet(tuple(int(rng.integers(n)) for n in self.radix()))
+
+    def mutate(self, subnet: Subnet, rng: np.random.Generator, rate: float) -> Subnet:
+        genes = list(subnet.genome)
+        for i, count in enumerate(self.radix()):
+            if rng.random() < rate:
+                genes[i] = int(rng.integers(count))
+        return self.subnet(tuple(genes))
+
+    def crossover(self, one: Subnet, other: Subnet, rng: np.random.Generator) -> Subnet:
+        """Uniform, but a stage's genes travel together: they only mean something with their block type."""
+        genes = list(one.genome)
+        for start, stop in self._groups():
+            if rng.random() < 0.5:
+                genes[start:stop] = other.genome[start:stop]
+        return self.subnet(tuple(genes))
+
+    def smallest(self) -> tuple[Subnet, ...]:
+        """The least of everything with the earliest down-sampling, once for each block type."""
+        found = []
+        for name in BLOCKS:
+            genes = [0] * len(self.radix())
+            genes[2] = self._downsampling_by_area()[0]
+            for i, stage in enumerate(self.stages):
+                genes[3 + i * STAGE_GENES] = stage.types.index(name) if name in stage.types else 0
+            found.append(self.subnet(tuple(genes)))
+        return tuple(dict.fromkeys(found))
+
+    def largest(self) -> Subnet:
+        """The most of everything with the latest down-sampling; of the block types and heads, those with the most MACs."""
+        genes = [count - 1 for count in self.radix()]
+        genes[2] = self._downsampling_by_area()[-1]
+        for i, stage in enumerate(self.stages):
+            choices = [genes[:] for _ in stage.types]
+            for t, choice in enumerate(choices):
+                choice[3 + i * STAGE_GENES] = t
+            genes = max(choices, key=lambda choice: macs(self.network(self.subnet(tuple(choice)))))
+        genes[-1] = 0
+        return self.subnet(tuple(genes))
+
+    def network(self, subnet: Subnet) -> Network:
+        px = self.resolutions_px[subnet.genome[0]]
+        strides = self.downsampling[subnet.genome[2]]
+        b = Builder((1, self.channels, px, px))
+        x = b.conv("stem/conv", INPUT, self.stem_widths[subnet.genome[1]], 3, strides[0])
+        x = b.activation("stem/relu", x)
+        for i, stage in enumerate(self.stages):
+            kind, depth, kernel, expand, width = self._stage_values(subnet, i)
+            for j in range(depth):
+                name = f"stage{i}/block{j}/{kind}"
+                x = BLOCKS[kind](b, name, x, width, kernel, expand, strides[i + 1] if j == 0 else 1)
+        if self.heads[subnet.genome[-1]] == "pool":
+            return b.finish(
+                b.linear("head/pooled", b.flatten("head/flatten", b.global_average_pool("head/pool", x)), self.classes)
+            )
+        side = b.shape(x)[2]
+        return b.finish(b.linear(f"head/flat{side}px", b.flatten("head/flatten", x), self.classes))
+
+    def describe(self, subnet: Subnet) -> tuple[str, ...]:
+        strides = self.downsampling[subnet.genome[2]]
+        px = self.resolutions_px[subnet.genome[0]]
+        lines = [f"input: {self.channels} x {px} x {px}"]
+        lines.append(f"stem: conv 3x3, {self.stem_widths[subnet.genome[1]]} channels, stride {strides[0]}")
+        for i, stage in enumerate(self.stages):
+            kind, depth, kernel, expand, width = self._stage_values(subnet, i)
+            used = [f"kernel {block_kernel(kind, kernel)}"]
+            if block_expand(kind, 2) > 1:
+                used.append(f"expand {expand}")
+            lines.append(
+                f"stage {i + 1}: {depth} x {kind}, {', '.join(used)}, {width} channels, stride {strides[i + 1]}"
+            )
+        return (*lines, f"head: {self.heads[subnet.genome[-1]]}, {self.classes} classes")
+
+    def layer_shapes(self) -> dict[str, Shape]:
+        """Found by building, per stage and type, the widest subnets: every shape is monotone in width, kernel and expand ratio."""
+        shapes: dict[str, Shape] = {}
+        top = [count - 1 for count in self.radix()]
+        kinds = max(len(stage.types) for stage in self.stages)
+        for pattern, t, head in itertools.product(range(len(self.downsampling)), range(kinds), range(len(self.heads))):
+            genes = [*top[:2], pattern, *top[3:-1], head]
+            for i, stage in enumerate(self.stages):
+                genes[3 + i * STAGE_GENES] = min(t, len(stage.types) - 1)
+            for resolution in range(len(self.resolutions_px)):
+                genes[0] = resolution
+                for name, shape in _weight_shapes(self.network(self.subnet(tuple(genes)))):
+                    shapes[name] = tuple(map(max, shape, shapes.get(name, shape)))
+        # a skip convolution or a residual exists only where shapes differ: ask for the narrow widths too
+        for name, shape in self._narrow_shapes():
+            shapes[name] = tuple(map(max, shape, shapes.get(name, shape)))
+        return shapes
+
+    def _narrow_shapes(self) -> list[tuple[str, Shape]]:
+        found = []
+        top = [count - 1 for count in self.radix()]
+        for i, stage in enumerate(self.stages):
+            for t, width, before in itertools.product(range(len(stage.types)), range(len(stage.widths)), range(9)):
+                genes = top[:]
+                at = 3 + i * STAGE_GENES
+                genes[at], genes[at + 4] = t, width
+                if i == 0:
+                    genes[1] = min(before, top[1])
+                else:
+                    genes[at - 1] = min(before, top[at - 1])
+                found.extend(_weight_shapes(self.network(self.subnet(tuple(genes)))))
+        return found
+
+    def segments(self, genomes: np.ndarray) -> np.ndarray:
+        """Stem, stages, head. A stage is known by its genes, the width before it, the resolution and the down-sampling."""
+        radix = np.array(self.radix())
+        place = genomes[:, 0] * radix[2] + genomes[:, 2]
+        columns = [place * radix[1] + genomes[:, 1]]
+        before, before_radix = genomes[:, 1], radix[1]
+        for i in range(len(self.stages)):
+            code = place * before_radix + before
+            for gene in range(3 + i * STAGE_GENES, 3 + (i + 1) * STAGE_GENES):
+                code = code * radix[gene] + genomes[:, gene]
+            columns.append(code)
+            before, before_radix = genomes[:, 7 + i * STAGE_GENES], radix[7 + i * STAGE_GENES]
+        columns.append((place * before_radix + before) * radix[-1] + genomes[:, -1])
+        return np.stack(columns, axis=1)
+
+    def segment_members(self, network: Network) -> tuple[tuple[str, ...], ...]:
+        prefixes = ["stem/", *(f"stage{i}/" for i in range(len(self.stages))), "head/"]
+        return tuple(tuple(n.name for n in network.nodes if n.name.startswith(p)) for p in prefixes)
+
+    def narrowed(self, kept_types: tuple[tuple[str, ...], ...]) -> MobileSpace:
+        """The same space with fewer block types per stage. Genomes don't carry over; networks and their layer names do."""
+        stages = tuple(replace(s, types=types) for s, types in zip(self.stages, kept_types, strict=True))
+        return replace(self, stages=stages)
+
+    def _groups(self) -> list[tuple[int, int]]:
+        stages = [(3 + i * STAGE_GENES, 3 + (i + 1) * STAGE_GENES) for i in range(len(self.stages))]
+        return [(0, 1), (1, 2), (2, 3), *stages, (len(self.radix()) - 1, len(self.radix()))]
+
+    def _downsampling_by_area(self) -> list[int]:
+        """Indices into `downsampling`, least work first: the sum of relative areas that the stages see."""
+
+        def area(strides: tuple[int, ...]) -> float:
+            return sum(1 / prod(strides[: i + 1]) ** 2 for i in range(len(strides)))
+
+        return sorted(range(len(self.downsampling)), key=lambda i: area(self.downsampling[i]))
+
+    def _stage_values(self, subnet: Subnet, i: int) -> tuple[str, int, int, int, int]:
+        at, stage = 3 + i * STAGE_GENES, self.stages[i]
+        t, depth, kernel, expand, width = subnet.genome[at : at + STAGE_GENES]
+        kind = stage.types[t]
+        return (
+            kind,
+            stage.depths[depth],
+            stage.kernels[kernel],
+            block_expand(kind, stage.expands[expand]),
+            stage.widths[width],
+        )
+
+    @staticmethod
+    def _canonical_stage(stage: Stage, genes: tuple[int, ...]) -> tuple[int, ...]:
+        t, depth, kernel, expand, width = genes
+        kind = stage.types[t]
+        if block_kernel(kind, stage.kernels[kernel]) != stage.kernels[kernel]:
+            kernel = 0
+        used = block_expand(kind, stage.expands[expand])
+        expand = stage.expands.index(used) if used in stage.expands else 0
+        return (t, depth, kernel, expand, width)
+
+
+def for_data(resolution_px: int, channels: int, classes: int) -> MobileSpace:
+    """The space that suits images of this side: three stages under 64 px, four from there on.
+
+    Where there is room (three quarters of the side is still 24 px) a smaller input resolution is a choice as well.
+    """
+    smaller = resolution_px * 3 // 4 // 4 * 4
+    resolutions = (smaller, resolution_px) if smaller >= 24 else (resolution_px,)
+    if resolution_px < 64:
+        stages = (
+            Stage(widths=(16, 32)),
+            Stage(widths=(16, 32, 48)),
+            Stage(widths=(32, 48, 64)),
+        )
+        patterns = _downsampling(len(stages), reductions=(2, 3), early=1)
+    else:
+        stages = (
+            Stage(widths=(16, 32)),
+            Stage(widths=(32, 48)),
+            Stage(widths=(48, 64, 96)),
+            Stage(widths=(64, 96, 128)),
+        )
+        patterns = _downsampling(len(stages), reductions=(4,) if resolution_px < 160 else (5,), early=2)
+    return MobileSpace(channels, classes, resolutions, (16, 32), patterns, stages)
+
+
+def _downsampling(stage_count: int, reductions: tuple[int, ...], early: int) -> tuple[tuple[int, ...], ...]:
+    """Strides (stem, stage 1, ...) that halve `reductions` times in all, at least `early` times by the first stage:
+    blocks at the full resolution are the slowest a net can have."""
+    patterns = itertools.product((1, 2), repeat=stage_count + 1)
+    return tuple(p for p in patterns if p.count(2) in reductions and p[:2].count(2) >= early)
+
+
+def _fields(stage: Stage) -> tuple[object, ...]:
+    from dataclasses import fields
+
+    return fields(stage)
+
+
+def _ranges(stage: Stage) -> list[range]:
+    return [range(len(o)) for o in (stage.types, stage.depths, stage.kernels, stage.expands, stage.widths)]
+
+
+def _weight_shapes(network: Network) -> list[tuple[str, Shape]]:
+    return [(node.name, network.weight_shape(node)) for node in network.weighted()]
