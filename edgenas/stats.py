@@ -41,12 +41,12 @@ def kendall_tau(predicted: np.ndarray, measured: np.ndarray) -> float:
 
 
 def accuracy_figures(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
-    """The figures of `result.json`'s `predictor`, without the interval's coverage; shares are in percent."""
+    """The figures of `result.json`'s `predictor`, without the interval's coverage; shares are of one."""
     p, m = np.asarray(predicted, float), np.asarray(measured, float)
     return {
         "mape_pct": mape_pct(p, m),
-        "within_5pct": within(p, m, 5) * 100,
-        "within_10pct": within(p, m, 10) * 100,
+        "within_5pct": within(p, m, 5),
+        "within_10pct": within(p, m, 10),
         "kendall_tau": kendall_tau(p, m),
         "n_held_out": len(m),
     }

@@ -65,7 +65,8 @@ class Measurement:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Measurement:
-        return Measurement(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()})
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return Measurement(**values)
 
 
 def _percentile(values: tuple[int, ...], percent: int) -> float:

@@ -65,7 +65,9 @@ class LatencyPredictor:
         return float(self.affine.apply(np.array([total]), np.array([count]))[0])
 
     def estimate(self, network: Network) -> LatencyEstimate:
-        found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
+        return self.estimate_kernels(tuple(fused.kernel for fused in fuse(network, self.rules, self.precision)))
+
+    def estimate_kernels(self, found: Sequence[Kernel]) -> LatencyEstimate:
         times = self.kernels.times_ms(found)
         known = [self.kernels.is_measured(kernel) for kernel in found]
         ms = float(self.affine.apply(np.array([sum(times)]), np.array([len(found)]))[0])

@@ -25,6 +25,7 @@ from edgenas.spaces.space import SearchSpace
 
 NOTHING = NodeProfile((), (), 1)
 CANDIDATES = 24
+HELD_OUT = "held-out/"  # names of networks that are never fitted on
 TRIES = 5  # on a slowed machine
 
 
@@ -62,7 +63,7 @@ def plan_networks(
     for _ in range(plan.held_out):
         name, network = fresh()
         seen.add(name)
-        yield PlannedNetwork(f"held-out/{name}", network, held_out=True)
+        yield PlannedNetwork(f"{HELD_OUT}{name}", network, held_out=True)
     for i in range(plan.covering + plan.odd):
         candidates = [fresh() for _ in range(CANDIDATES)]
         odd = i * plan.odd // (plan.covering + plan.odd) != (i + 1) * plan.odd // (plan.covering + plan.odd)

@@ -123,5 +123,5 @@ def load(path: Path) -> LatencyTable:
             raise InputError(f"{path}, line {line}: {error}") from error
         if kernel in times or not all(np.isfinite(values)) or min(values) < 0:
             raise InputError(f"{path}, line {line}: the kernel stands twice, or a time is not a finite number >= 0")
-        times[kernel] = KernelTime(*values, n=count)
+        times[kernel] = KernelTime(values[0], values[1], values[2], count)
     return LatencyTable(head, times)

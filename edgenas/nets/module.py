@@ -7,6 +7,7 @@ that is the whole weight, and `NetworkModule` is an ordinary module of one netwo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -23,6 +24,9 @@ BN_MOMENTUM = 0.1
 
 class ConvBN(nn.Module):
     """Convolution without bias + BatchNorm, at the largest shape (out, in / groups, k, k) that a node asks for."""
+
+    mean: Tensor
+    var: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -53,6 +57,9 @@ class ConvBN(nn.Module):
             y, mean, var, self.gamma[:out], self.beta[:out], self.training or not whole, self.momentum, BN_EPSILON
         )
 
+    def per_channel(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.gamma, self.beta, self.mean, self.var
+
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """(weight, bias) float32 with the BatchNorm folded in."""
         factor = self.gamma / torch.sqrt(self.var + BN_EPSILON)
@@ -62,22 +69,32 @@ class ConvBN(nn.Module):
 
 
 class Linear(nn.Module):
-    """y = x W^T + b; of a wider input or output the leading part is used."""
+    """y = gain * x W^T + b; of a wider input or output the leading part is used.
+
+    The gain (1 up to 64 inputs, then falling with their square root) keeps the step that a learning rate makes independent of
+    the number of inputs: without it a flatten head of some thousand inputs diverges at a rate that suits all the rest.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         nn.init.normal_(self.weight, std=0.01)
         self.bias = nn.Parameter(torch.zeros(shape[0]))
+        self.gain = min(1.0, math.sqrt(64 / shape[1]))
 
-    def sliced(self, shape: Shape) -> Tensor:
-        return self.weight[: shape[0], : shape[1]]
+    def effective(self, shape: Shape) -> Tensor:
+        """The weight that a node of this shape multiplies with."""
+        return self.weight[: shape[0], : shape[1]] * self.gain
 
     def forward(self, x: Tensor, node: Node, shape: Shape) -> Tensor:
-        return F.linear(x, self.sliced(shape), self.bias[: shape[0]])
+        return F.linear(x, self.effective(shape), self.bias[: shape[0]])
+
+    def set_effective(self, weight: Tensor) -> None:
+        self.weight.copy_(weight / self.gain)
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.weight.detach().numpy().copy(), self.bias.detach().numpy().copy()
+        weight = self.effective((len(self.bias), self.weight.shape[1]))
+        return weight.detach().numpy().copy(), self.bias.detach().numpy().copy()
 
 
 class Layers(nn.Module):
@@ -87,16 +104,31 @@ class Layers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleDict({n: ConvBN(s) if len(s) == 4 else Linear(s) for n, s in shapes.items()})
 
+    def conv(self, name: str) -> ConvBN:
+        layer = self.layers[name]
+        assert isinstance(layer, ConvBN)
+        return layer
+
+    def linear(self, name: str) -> Linear:
+        layer = self.layers[name]
+        assert isinstance(layer, Linear)
+        return layer
+
     def run(self, network: Network, x: Tensor) -> Tensor:
         """Logits (N, classes) of images x (N, C, H, W)."""
+        return self.tensors(network, x)[network.output_name]
+
+    def tensors(self, network: Network, x: Tensor) -> dict[str, Tensor]:
+        """Every tensor of the network by name."""
         values = {network.input_name: x}
         for node in network.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in self.layers:
-                values[node.name] = self.layers[node.name](inputs[0], node, network.weight_shape(node))
+                layer: nn.Module = self.layers[node.name]  # type: ignore[assignment]
+                values[node.name] = layer(inputs[0], node, network.weight_shape(node))
             else:
                 values[node.name] = _apply(node, inputs)
-        return values[network.output_name]
+        return values
 
 
 class NetworkModule(Layers):
@@ -125,13 +157,16 @@ def extract(shared: Layers, network: Network) -> NetworkModule:
     module = NetworkModule(network)
     with torch.no_grad():
         for node in network.weighted():
-            source, target, shape = shared.layers[node.name], module.layers[node.name], network.weight_shape(node)
-            target.weight.copy_(source.sliced(shape))
-            if isinstance(target, ConvBN):
-                for part in ("gamma", "beta", "mean", "var"):
-                    getattr(target, part).copy_(getattr(source, part)[: shape[0]])
+            shape = network.weight_shape(node)
+            if node.op == "Conv":
+                source, target = shared.conv(node.name), module.conv(node.name)
+                target.weight.copy_(source.sliced(shape))
+                for mine, theirs in zip(target.per_channel(), source.per_channel(), strict=True):
+                    mine.copy_(theirs[: shape[0]])
             else:
-                target.bias.copy_(source.bias[: shape[0]])
+                head, narrower = shared.linear(node.name), module.linear(node.name)
+                narrower.set_effective(head.effective(shape))
+                narrower.bias.copy_(head.bias[: shape[0]])
     return module
 
 

@@ -65,7 +65,7 @@ class Network:
     @cached_property
     def consumers(self) -> Mapping[str, tuple[str, ...]]:
         """Tensor name -> names of the nodes that read it, in order; the network's output counts as none."""
-        found: dict[str, list[str]] = {self.input_name: []} | {node.name: [] for node in self.nodes}
+        found: dict[str, list[str]] = {name: [] for name in (self.input_name, *(node.name for node in self.nodes))}
         for node in self.nodes:
             for name in node.inputs:
                 found[name].append(node.name)

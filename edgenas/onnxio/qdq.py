@@ -102,7 +102,7 @@ class _Writer:
         bias_scale = (scale * np.float32(self.ranges[node.inputs[0]].scale)).astype(np.float32)
         bias = np.rint(np.asarray(self.weights[f"{node.name}.bias"]) / bias_scale)
         limit = 2**31 - 1
-        parts = {
+        parts: dict[str, tuple[np.ndarray, ...]] = {
             "weight": (quantized, scale, np.zeros(len(scale), np.int8)),
             "bias": (np.clip(bias, -limit, limit).astype(np.int32), bias_scale, np.zeros(len(scale), np.int32)),
         }

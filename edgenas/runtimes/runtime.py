@@ -44,4 +44,5 @@ def load_runtime(name: str) -> Runtime:
     if name not in known:
         raise InputError(f"no runtime is called {name!r}", f"Runtimes: {', '.join(known)}.")
     module: Any = importlib.import_module(f"edgenas.runtimes.{name}")
-    return module  # type: ignore[no-any-return]
+    runtime: Runtime = module
+    return runtime

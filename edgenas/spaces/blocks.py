@@ -24,8 +24,9 @@ def residual(b: Builder, name: str, x: str, width: int, kernel: int, expand: int
 def fused(b: Builder, name: str, x: str, width: int, kernel: int, expand: int, stride: int) -> str:
     """EfficientNetV2's fused MBConv: 3x3 convolution to `expand` times the channels, linear 1x1 projection."""
     y = b.conv(f"{name}/expand", x, b.shape(x)[1] * expand, 3, stride)
-    y = b.conv(f"{name}/project", b.activation(f"{name}/relu", y), width)
-    return b.add(f"{name}/add", y, x) if b.shape(x) == b.shape(y) else y
+    y = b.conv(f"{name}/project", b.activation(f"{name}/relu1", y), width)
+    y = b.add(f"{name}/add", y, x) if b.shape(x) == b.shape(y) else y
+    return b.activation(f"{name}/relu2", y)
 
 
 def mbconv(b: Builder, name: str, x: str, width: int, kernel: int, expand: int, stride: int) -> str:
@@ -34,7 +35,8 @@ def mbconv(b: Builder, name: str, x: str, width: int, kernel: int, expand: int, 
     y = x if expand == 1 else b.activation(f"{name}/relu1", b.conv(f"{name}/expand", x, inner))
     y = b.activation(f"{name}/relu2", b.conv(f"{name}/depthwise", y, inner, kernel, stride, groups=inner))
     y = b.conv(f"{name}/project", y, width)
-    return b.add(f"{name}/add", y, x) if b.shape(x) == b.shape(y) else y
+    y = b.add(f"{name}/add", y, x) if b.shape(x) == b.shape(y) else y
+    return b.activation(f"{name}/relu3", y)
 
 
 BLOCKS = {"plain": plain, "residual": residual, "fused": fused, "mbconv": mbconv}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from math import prod
 
@@ -51,7 +51,7 @@ class MobileSpace:
     heads: tuple[str, ...] = HEADS
 
     def __post_init__(self) -> None:
-        for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in _fields(s)] + [
+        for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in fields(s)] + [
             (name, getattr(self, name)) for name in ("resolutions_px", "stem_widths", "downsampling", "stages", "heads")
         ]:
             if not options:
@@ -139,7 +139,7 @@ class MobileSpace:
         b = Builder((1, self.channels, px, px))
         x = b.conv("stem/conv", INPUT, self.stem_widths[subnet.genome[1]], 3, strides[0])
         x = b.activation("stem/relu", x)
-        for i, stage in enumerate(self.stages):
+        for i in range(len(self.stages)):
             kind, depth, kernel, expand, width = self._stage_values(subnet, i)
             for j in range(depth):
                 name = f"stage{i}/block{j}/{kind}"
@@ -156,7 +156,7 @@ class MobileSpace:
         px = self.resolutions_px[subnet.genome[0]]
         lines = [f"input: {self.channels} x {px} x {px}"]
         lines.append(f"stem: conv 3x3, {self.stem_widths[subnet.genome[1]]} channels, stride {strides[0]}")
-        for i, stage in enumerate(self.stages):
+        for i in range(len(self.stages)):
             kind, depth, kernel, expand, width = self._stage_values(subnet, i)
             used = [f"kernel {block_kernel(kind, kernel)}"]
             if block_expand(kind, 2) > 1:
@@ -218,11 +218,6 @@ class MobileSpace:
         prefixes = ["stem/", *(f"stage{i}/" for i in range(len(self.stages))), "head/"]
         return tuple(tuple(n.name for n in network.nodes if n.name.startswith(p)) for p in prefixes)
 
-    def narrowed(self, kept_types: tuple[tuple[str, ...], ...]) -> MobileSpace:
-        """The same space with fewer block types per stage. Genomes don't carry over; networks and their layer names do."""
-        stages = tuple(replace(s, types=types) for s, types in zip(self.stages, kept_types, strict=True))
-        return replace(self, stages=stages)
-
     def _groups(self) -> list[tuple[int, int]]:
         stages = [(3 + i * STAGE_GENES, 3 + (i + 1) * STAGE_GENES) for i in range(len(self.stages))]
         return [(0, 1), (1, 2), (2, 3), *stages, (len(self.radix()) - 1, len(self.radix()))]
@@ -266,12 +261,12 @@ def for_data(resolution_px: int, channels: int, classes: int) -> MobileSpace:
     smaller = resolution_px * 3 // 4 // 4 * 4
     resolutions = (smaller, resolution_px) if smaller >= 24 else (resolution_px,)
     if resolution_px < 64:
-        stages = (
+        stages: tuple[Stage, ...] = (
             Stage(widths=(16, 32)),
             Stage(widths=(16, 32, 48)),
             Stage(widths=(32, 48, 64)),
         )
-        patterns = _downsampling(len(stages), reductions=(2, 3), early=1)
+        patterns = _downsampling(len(stages), reductions=(2, 3), early=((2, 1), (3, 2)))
     else:
         stages = (
             Stage(widths=(16, 32)),
@@ -279,21 +274,17 @@ def for_data(resolution_px: int, channels: int, classes: int) -> MobileSpace:
             Stage(widths=(48, 64, 96)),
             Stage(widths=(64, 96, 128)),
         )
-        patterns = _downsampling(len(stages), reductions=(4,) if resolution_px < 160 else (5,), early=2)
+        patterns = _downsampling(len(stages), reductions=(4,) if resolution_px < 160 else (5,), early=((2, 2), (3, 3)))
     return MobileSpace(channels, classes, resolutions, (16, 32), patterns, stages)
 
 
-def _downsampling(stage_count: int, reductions: tuple[int, ...], early: int) -> tuple[tuple[int, ...], ...]:
-    """Strides (stem, stage 1, ...) that halve `reductions` times in all, at least `early` times by the first stage:
-    blocks at the full resolution are the slowest a net can have."""
+def _downsampling(
+    stage_count: int, reductions: tuple[int, ...], early: tuple[tuple[int, int], ...]
+) -> tuple[tuple[int, ...], ...]:
+    """Strides (stem, stage 1, ...) that halve `reductions` times in all and, for each (n, times) of `early`, at least `times`
+    within the first n: blocks at a high resolution are the slowest a net can have."""
     patterns = itertools.product((1, 2), repeat=stage_count + 1)
-    return tuple(p for p in patterns if p.count(2) in reductions and p[:2].count(2) >= early)
-
-
-def _fields(stage: Stage) -> tuple[object, ...]:
-    from dataclasses import fields
-
-    return fields(stage)
+    return tuple(p for p in patterns if p.count(2) in reductions and all(p[:n].count(2) >= times for n, times in early))
 
 
 def _ranges(stage: Stage) -> list[range]:

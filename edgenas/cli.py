@@ -1,0 +1,166 @@
+"""The command line: parses, calls one function, prints. Results to standard output, progress and errors to standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgenas import __version__
+from edgenas.errors import EdgenasError
+
+
+class _Positive(click.ParamType):
+    """A number above zero, in the unit of the option's name."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"expected a number such as 0.5, but got {value!r}", param, ctx)
+        if not math.isfinite(number) or number <= 0:
+            self.fail(f"expected a number above zero, but got {value!r}", param, ctx)
+        return number
+
+
+POSITIVE = _Positive()
+DEVICE = click.option("--device", required=True, metavar="ID", help="A device; `edgenas devices` lists them.")
+TARGET = click.option("--target", metavar="T", help="Where to measure: local (this machine).")
+DATA = click.option(
+    "--data",
+    metavar="D",
+    help="An image folder, fashion-mnist[:FOLDER], or package.module:function giving a torch dataset. "
+    "Default: a bundled sample of Fashion-MNIST.",
+)
+THREADS = click.option("--threads", type=click.IntRange(1), help="Threads of the runtime. Default: the device's (one).")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+EFFORT = click.option(
+    "--effort", type=click.Choice(["quick", "standard", "max"]), default="standard", show_default=True
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgenas")
+def cli() -> None:
+    """From a dataset, a device and a budget to a model that is measured to fit."""
+
+
+@cli.command()
+@DEVICE
+@TARGET
+@DATA
+@click.option("--latency-ms", type=POSITIVE, help="Budget for the measured p50. Default: half of the largest subnet's.")
+@click.option(
+    "--max-accuracy-drop",
+    type=POSITIVE,
+    default=1.0,
+    show_default=True,
+    help="Points of accuracy that INT8, and that pruning, may lose.",
+)
+@click.option("--max-minutes", type=POSITIVE, help="Stop the search after this time.")
+@EFFORT
+@THREADS
+@SEED
+@click.option("--out", type=click.Path(path_type=Path), default=Path("edgenas-build"), show_default=True, metavar="DIR")
+@JSON
+def build(device: str, out: Path, as_json: bool, **options: Any) -> None:
+    """Search, train, compress, export and measure a model that meets the budget.
+
+    Run again, it goes on where it stopped. Exit code 0: every budget met; 1: built, but a budget was not met; 2: bad input,
+    or a budget that nothing in the space can meet.
+    """
+    from edgenas.pipeline.build import build as run
+    from edgenas.pipeline.request import BuildRequest
+    from edgenas.progress import Progress
+    from edgenas.report.summary import summary
+
+    result = run(BuildRequest(device=device, out=out, **options), Progress())
+    click.echo(json.dumps(result, indent=2) if as_json else summary(result, out))
+    if result["verdict"] == "not_met":
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("device_id", required=False, metavar="[ID]")
+@JSON
+def devices(device_id: str | None, as_json: bool) -> None:
+    """List the devices, or show what is known of one and how it is known."""
+    from edgenas.report.devices import describe_all, describe_one
+
+    click.echo(describe_one(device_id, as_json) if device_id else describe_all(as_json))
+
+
+@cli.command()
+@DEVICE
+@TARGET
+@DATA
+@EFFORT
+@THREADS
+@SEED
+@JSON
+def profile(device: str, as_json: bool, **options: Any) -> None:
+    """Measure the kernels of the search space on the device and write its latency tables.
+
+    The tables go to the user's folder, one per precision; what is measured already is not measured again.
+    """
+    from edgenas.pipeline.profile_command import profile_device
+    from edgenas.progress import Progress
+
+    result = profile_device(device, Progress(), **options)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        for table in result["tables"]:
+            click.echo(
+                f"{table['path']}  {table['kernels']} kernels; on {table['n_held_out']} networks never used for fitting:"
+            )
+            click.echo(
+                f"  mean error {table['mape_pct']:.1f} %, {table['within_10pct']:.0%} within 10 %, tau {table['kendall_tau']:.2f}"
+            )
+
+
+@cli.command()
+@click.argument("build_dir", type=click.Path(path_type=Path))
+def report(build_dir: Path) -> None:
+    """Write the HTML report of a build again."""
+    from edgenas.report import write
+
+    click.echo(str(write(build_dir)))
+
+
+def main() -> None:
+    """Entry point: an error of ours is one or two lines and an exit code, never a traceback."""
+    try:
+        _run(cli)
+    except EdgenasError as error:
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("stopped; run the same command again to go on from here", err=True)
+        sys.exit(130)
+
+
+def _run(command: Callable[..., Any]) -> None:
+    try:
+        command(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

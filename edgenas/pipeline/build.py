@@ -1,0 +1,93 @@
+"""`edgenas build`, read from top to bottom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgenas.errors import InfeasibleBudget
+from edgenas.latency.predictor import LatencyPredictor
+from edgenas.pipeline.context import Build, opened_build
+from edgenas.pipeline.measuring import check_feasibility, measure_untrained, profile_space
+from edgenas.pipeline.request import BuildRequest
+from edgenas.progress import Progress
+from edgenas.search.evolution import SearchResult
+from edgenas.spaces.space import Subnet
+
+
+def build(request: BuildRequest, progress: Progress) -> dict[str, Any]:
+    """Runs every stage that isn't cached yet and returns result.json's content. Raises InputError for what can't be built."""
+    with opened_build(request, progress) as opened:
+        return _build(opened)
+
+
+def _build(build: Build) -> dict[str, Any]:
+    from edgenas.pipeline.result import write_lock, write_result
+    from edgenas.pipeline.shipping import ship, write_model_folder
+    from edgenas.pipeline.training import run_search, specialise, train
+    from edgenas.report import write as write_report
+
+    feasibility = check_feasibility(build)
+    budget_ms = build.request.latency_ms or feasibility.largest_int8_ms / 2
+    build.progress.say(f"  Budget: p50 of {budget_ms:.3g} ms on {build.request.device}")
+    profile = profile_space(build)
+    supernet = train(build)
+
+    predictor = profile.predictors["int8"]
+    rounds: list[dict[str, Any]] = []
+    warnings = list(build.dataset.warnings)
+    for number in range(1, build.effort.rounds + 1):
+        found = run_search(build, supernet, predictor, budget_ms, number)
+        chosen = _best(found, budget_ms)
+        checked = _check(build, chosen, predictor, budget_ms, number)
+        rounds.append(checked)
+        last = number == build.effort.rounds
+        if checked["measured_ms"] > budget_ms and not last:
+            predictor = predictor.corrected(build.space.network(chosen), checked["measured_ms"])
+            continue
+        winner = specialise(build, supernet, chosen, predictor, profile.key)
+        shipment = ship(build, winner)
+        final_ms = shipment.chosen.record["measured"]["p50_ms"]
+        if final_ms <= budget_ms or last:
+            break
+        rounds.append(
+            _round(number, predictor.latency_ms(winner.final.network), final_ms, budget_ms, "after training and export")
+        )
+        predictor = predictor.corrected(winner.final.network, final_ms)
+
+    write_model_folder(build, shipment, winner)
+    write_lock(build, budget_ms, profile, feasibility, shipment)
+    result = write_result(build, budget_ms, profile, found, winner, shipment, rounds, warnings)
+    write_report(build.request.out)
+    return result
+
+
+def _best(found: SearchResult, budget_ms: float) -> Subnet:
+    """The most accurate of the front; it is within the budget by prediction."""
+    if not found.front:
+        raise InfeasibleBudget(
+            f"no subnet of the space is predicted to meet {budget_ms:.3g} ms",
+            "The smallest one was measured within the budget, so it is very close: ask for a little more.",
+        )
+    return max(found.front, key=lambda candidate: candidate.score).subnet
+
+
+def _check(build: Build, subnet: Subnet, predictor: LatencyPredictor, budget_ms: float, number: int) -> dict[str, Any]:
+    """Measure the candidate before it is trained: a miss costs seconds now and minutes later."""
+    network = build.space.network(subnet)
+    stage = build.store.stage("check", [subnet.genome, build.space.id, build.machine.key])
+    with build.progress.stage("check", "Measuring the candidate on the device", cached=stage.is_done):
+        if not stage.is_done:
+            stage.finish({"p50_ms": measure_untrained(build.machine, [network], "int8")[0].p50_ms})
+    return _round(
+        number, predictor.latency_ms(network), stage.outcome()["p50_ms"], budget_ms, "candidate, before it is trained"
+    )
+
+
+def _round(number: int, predicted_ms: float, measured_ms: float, budget_ms: float, note: str) -> dict[str, Any]:
+    return {
+        "round": number,
+        "predicted_ms": predicted_ms,
+        "measured_ms": measured_ms,
+        "budget_ms": budget_ms,
+        "note": note,
+    }

@@ -1,0 +1,180 @@
+"""The stages that measure before anything is trained: feasibility, the kernel tables, predictors, and candidates of the search."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.artifacts.kernel import PRECISIONS, Precision
+from edgenas.artifacts.measurement import Measurement
+from edgenas.errors import InfeasibleBudget, TargetError
+from edgenas.latency import predictor as predictors
+from edgenas.latency import profile, records, table
+from edgenas.latency.predictor import LatencyPredictor
+from edgenas.latency.profile import ProfilePlan
+from edgenas.latency.records import ProfiledNetwork
+from edgenas.measure import SamplingRule
+from edgenas.network.graph import Network
+from edgenas.onnxio.random_weights import random_ranges, random_weights
+from edgenas.pipeline.context import Build, Machine
+from edgenas.progress import Progress
+from edgenas.spaces.mobile import MobileSpace
+from edgenas.stats import accuracy_figures
+from edgenas.store import Stage, key_of
+
+CHECK = SamplingRule(warmup_s=0.1, min_count=100, max_count=600, max_s=0.5, chunk=10)
+TRIES = 5
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """Measured p50 of the smallest subnets (each fast precision) and of the largest (INT8), with random weights."""
+
+    smallest_ms: float
+    smallest_precision: str
+    largest_int8_ms: float
+    quiet_reference_ms: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The kernel tables of a space on a machine, the records they come from, and how well they predict."""
+
+    key: str
+    predictors: dict[Precision, LatencyPredictor]
+    quiet_reference_ms: float
+    held_out: tuple[dict[str, Any], ...]
+    accuracy: dict[Precision, dict[str, float]]
+    table_paths: tuple[Path, ...]
+    failed: tuple[str, ...]
+
+
+def measure_untrained(machine: Machine, networks: list[Network], precision: Precision) -> list[Measurement]:
+    """Latency doesn't depend on the weights: random ones do, before anything is trained."""
+    models = []
+    for network in networks:
+        weights = random_weights(network)
+        if precision == "int8":
+            ranges = random_ranges(network)
+            models.append(machine.bench.runtime.int8_model(network, weights, ranges, machine.weight_bits))
+        else:
+            models.append(machine.bench.runtime.fp32_model(network, weights))
+    return machine.bench.time_models(models, CHECK, tries=TRIES)
+
+
+def check_feasibility(build: Build) -> Feasibility:
+    """Measures the extremes of the space. Raises InfeasibleBudget when even the fastest of the smallest is over the budget."""
+    machine, space = build.machine, build.space
+    stage = build.store.stage("feasibility", {"space": space.id, "machine": machine.key})
+    with build.progress.stage("feasibility", "Measuring the smallest and the largest network", cached=stage.is_done):
+        if not stage.is_done:
+            smallest = [space.network(subnet) for subnet in space.smallest()]
+            fast = [p for p in PRECISIONS if p in machine.spec.fast_precisions()]
+            found = {p: min(m.p50_ms for m in measure_untrained(machine, smallest, p)) for p in fast}
+            best = min(found, key=lambda p: found[p])
+            largest = measure_untrained(machine, [space.network(space.largest())], "int8")[0]
+            stage.finish(
+                asdict(Feasibility(found[best], best, largest.p50_ms, machine.bench.quiet_reference_ms or 0.0))
+            )
+    feasibility = Feasibility(**stage.outcome())
+    machine.bench.quiet_reference_ms = feasibility.quiet_reference_ms
+    budget = build.request.latency_ms
+    if budget is not None and budget < feasibility.smallest_ms:
+        raise InfeasibleBudget(
+            f"no network of the space meets --latency-ms {budget:g}: the fastest one measured takes "
+            f"{feasibility.smallest_ms:.3g} ms ({feasibility.smallest_precision}) on {build.request.device}",
+            f"Ask for at least --latency-ms {feasibility.smallest_ms * 1.1:.2g}, or use a faster device.",
+        )
+    return feasibility
+
+
+def profile_space(build: Build) -> Profile:
+    stage = build.store.stage("profile", profile_inputs(build.space, build.machine, build.effort.plan))
+    return run_profile(build.space, build.machine, build.effort.plan, stage, build.progress)
+
+
+def profile_inputs(space: MobileSpace, machine: Machine, plan: ProfilePlan) -> dict[str, Any]:
+    return {"space": space.id, "machine": machine.key, "plan": asdict(plan)}
+
+
+def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: Stage, progress: Progress) -> Profile:
+    path = stage.path("records.jsonl")
+    with progress.stage("profile", "Profiling kernels on the device", cached=stage.is_done):
+        if not stage.is_done:
+            profile.profile(space, machine.bench, plan, machine.weight_bits, path, progress.update)
+            measured = records.read(path)
+            stage.finish({"quiet_reference_ms": _quiet_reference_ms(measured)})
+    measured = records.read(path)
+    quiet = stage.outcome()["quiet_reference_ms"]
+    failed = tuple(dict.fromkeys(r.name for r in measured if r.error))
+    fitted: dict[Precision, LatencyPredictor] = {}
+    held_out: list[dict[str, Any]] = []
+    accuracy: dict[Precision, dict[str, float]] = {}
+    paths = []
+    for precision in PRECISIONS:
+        used = [r for r in measured if r.precision == precision and not r.error]
+        training = [r for r in used if not r.name.startswith(profile.HELD_OUT)]
+        unseen = [r for r in used if r.name.startswith(profile.HELD_OUT)]
+        if not training:
+            raise TargetError(f"no network could be profiled in {precision}: {measured[0].error}")
+        found = table.from_records(_meta(space, machine, precision, quiet, failed), training)
+        paths.append(table.save(found, stage.folder))
+        fitted[precision] = predictors.fit(found, training, machine.bench.runtime.fusion(precision))
+        rows = [_held_out_row(fitted[precision], r, quiet) for r in unseen]
+        held_out += rows
+        if len(rows) > 1:
+            accuracy[precision] = _figures(rows)
+    return Profile(key_of(stage.folder.name), fitted, quiet, tuple(held_out), accuracy, tuple(paths), failed)
+
+
+def _quiet_reference_ms(measured: list[ProfiledNetwork]) -> float:
+    return float(np.quantile([r.whole.reference_ms for r in measured if r.whole], 0.1))
+
+
+def _meta(
+    space: MobileSpace, machine: Machine, precision: Precision, quiet_ms: float, failed: tuple[str, ...]
+) -> table.TableMeta:
+    runtime = machine.bench.runtime.NAME
+    return table.TableMeta(
+        device=machine.spec.id,
+        runtime=runtime,
+        runtime_version=machine.spec.runtime(runtime).version,
+        precision=precision,
+        threads=machine.bench.threads,
+        space_id=space.id,
+        quiet_reference_ms=quiet_ms,
+        machine={k: v for k, v in machine.probe.items() if k not in ("ok", "isa")},
+        failed=failed,
+    )
+
+
+def _held_out_row(predictor: LatencyPredictor, record: ProfiledNetwork, quiet_ms: float) -> dict[str, Any]:
+    assert record.whole is not None
+    estimate = predictor.estimate_kernels(record.kernels)
+    return {
+        "id": record.name.removeprefix(profile.HELD_OUT),
+        "precision": record.precision,
+        "predicted_ms": estimate.latency_ms,
+        "low_ms": estimate.low_ms,
+        "high_ms": estimate.high_ms,
+        "measured_ms": record.whole.steady_ms(quiet_ms),
+    }
+
+
+def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    figures = accuracy_figures([r["predicted_ms"] for r in rows], [r["measured_ms"] for r in rows])
+    covered = [r["low_ms"] <= r["measured_ms"] <= r["high_ms"] for r in rows]
+    return figures | {"coverage_80": sum(covered) / len(covered)}
+
+
+def save_tables(found: Profile, folder: Path) -> list[Path]:
+    """Copies of the tables and their meta in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in found.table_paths:
+        for source in (path, path.with_suffix(".meta.json")):
+            shutil.copyfile(source, folder / source.name)
+    return [folder / path.name for path in found.table_paths]
