@@ -13,6 +13,7 @@ import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.artifacts.measurement import Provenance
+from edgenas.errors import TargetError
 from edgenas.latency.kernel_model import KernelModel
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.latency.table import LatencyTable
@@ -20,6 +21,8 @@ from edgenas.network.fuse import FusionRules, fuse
 from edgenas.network.graph import Network
 
 COVERAGE = 0.8
+MIN_SAMPLES = 4  # one more than there are coefficients
+CORRECTION_WEIGHT = 4  # of a measured candidate, in units of all the samples fitted before
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,10 @@ class LatencyPredictor:
         )
 
     def corrected(self, network: Network, measured_ms: float) -> LatencyPredictor:
-        """The predictor after one more whole network was measured. It counts as much as all the others together: it lies where
+        """The predictor after one more whole network was measured. It counts more than all the others together: it lies where
         the search looks, and there the prediction was wrong."""
         total, count = self.sum_and_count(network)
-        extra = ((total, count, measured_ms),) * max(1, len(self.samples))
+        extra = ((total, count, measured_ms),) * (CORRECTION_WEIGHT * len(self.samples))
         return replace(self, affine=_fit_affine(self.samples + extra), samples=self.samples + extra)
 
 
@@ -101,6 +104,11 @@ def fit(table: LatencyTable, records: Sequence[ProfiledNetwork], rules: FusionRu
         if record.precision == table.meta.precision and record.whole is not None:
             times = kernels.times_ms(record.kernels)
             samples.append((sum(times), len(times), record.whole.steady_ms(table.meta.quiet_reference_ms)))
+    if len(samples) < MIN_SAMPLES or not table.times:
+        raise TargetError(
+            f"{len(samples)} networks were timed in {table.meta.precision}, but a predictor needs {MIN_SAMPLES}",
+            "Profile again; if the runtime refuses the networks, its message is in the profile's records.",
+        )
     return LatencyPredictor(table.meta.precision, rules, kernels, _fit_affine(tuple(samples)), tuple(samples))
 
 

@@ -25,6 +25,7 @@ from edgenas.spaces.space import SearchSpace
 
 NOTHING = NodeProfile((), (), 1)
 CANDIDATES = 24
+FRESH_TRIES = 200
 HELD_OUT = "held-out/"  # names of networks that are never fitted on
 TRIES = 5  # on a slowed machine
 
@@ -54,18 +55,24 @@ def plan_networks(
     covered: set[Kernel] = set()
     seen: set[str] = set()
 
-    def fresh() -> tuple[str, Network]:
-        while True:
+    def fresh() -> tuple[str, Network] | None:
+        for _ in range(FRESH_TRIES):
             subnet = space.sample(rng)
             if subnet.id not in seen:
                 return subnet.id, space.network(subnet)
+        return None  # a space so small that it was all seen
 
     for _ in range(plan.held_out):
-        name, network = fresh()
+        found = fresh()
+        if found is None:
+            return
+        name, network = found
         seen.add(name)
         yield PlannedNetwork(f"{HELD_OUT}{name}", network, held_out=True)
     for i in range(plan.covering + plan.odd):
-        candidates = [fresh() for _ in range(CANDIDATES)]
+        candidates = [found for found in (fresh() for _ in range(CANDIDATES)) if found is not None]
+        if not candidates:
+            return
         odd = i * plan.odd // (plan.covering + plan.odd) != (i + 1) * plan.odd // (plan.covering + plan.odd)
         if odd:
             name, network = candidates[0]
@@ -82,7 +89,7 @@ def odd_widths(network: Network, rng: np.random.Generator, multiple: int = 4) ->
     widths = {}
     for group in channel_groups(network):
         full = network.by_name[group[0]].shape[1]
-        kept = max(multiple, int(full * rng.uniform(0.45, 1.0)) // multiple * multiple)
+        kept = full if full <= multiple else max(multiple, int(full * rng.uniform(0.45, 1.0)) // multiple * multiple)
         widths.update(dict.fromkeys(group, kept))
     return with_widths(network, widths)
 

@@ -1,4 +1,4 @@
-"""The raw record of profiling: one JSON line per network and precision, appended as it is measured, read back on resume."""
+"""The raw record of profiling: one JSON line per network, in all its precisions, appended as it is measured, read back on resume."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.artifacts.measurement import Measurement
+from edgenas.errors import InputError
 from edgenas.stats import quiet_chunks
 
 
@@ -72,8 +73,8 @@ class ProfiledNetwork:
 
 
 def append(path: Path, records: Sequence[ProfiledNetwork]) -> None:
-    """All of `records` reach the disk in one write, or the file ends in a line that `read` drops."""
-    text = "".join(json.dumps(record.to_json()) + "\n" for record in records)
+    """The records of one network as one line: they are all there, or the file ends in a piece of a line that `read` drops."""
+    text = json.dumps([record.to_json() for record in records]) + "\n"
     with path.open("a") as file:
         file.write(text)
         file.flush()
@@ -81,7 +82,10 @@ def append(path: Path, records: Sequence[ProfiledNetwork]) -> None:
 
 
 def read(path: Path) -> list[ProfiledNetwork]:
-    """What was recorded so far. A last line cut short by a killed process is removed from the file."""
+    """What was recorded so far. A last line cut short by a killed process is removed from the file.
+
+    Raises InputError naming any other line that can't be read.
+    """
     if not path.exists():
         return []
     data = path.read_bytes()
@@ -89,4 +93,12 @@ def read(path: Path) -> list[ProfiledNetwork]:
     if len(whole) < len(data):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    return [ProfiledNetwork.from_json(json.loads(line)) for line in whole.splitlines()]
+    found = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            found += [ProfiledNetwork.from_json(entry) for entry in json.loads(line)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number}, is not a profiling record: {error}", "Remove the file."
+            ) from error
+    return found

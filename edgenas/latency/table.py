@@ -108,11 +108,17 @@ def load(path: Path) -> LatencyTable:
             raise InputError(f"{meta_path}: schema {SCHEMA} was expected, but it has {meta.get('schema')!r}")
         meta["failed"] = tuple(meta["failed"])
         head = TableMeta(**meta)
-        rows = list(csv.DictReader(path.read_text().splitlines()))
-    except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
+        reader = csv.DictReader(path.read_text().splitlines())
+        rows = list(reader)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"the latency table {path} can't be read: {error}", "Measure it again: edgenas profile."
         ) from error
+    missing = {"op", "in_shape", *_TIMES} - set(reader.fieldnames or ())
+    if missing:
+        raise InputError(
+            f"{path}, line 1: the columns {sorted(missing)} are missing", "Measure it again: edgenas profile."
+        )
     times: dict[Kernel, KernelTime] = {}
     for line, row in enumerate(rows, start=2):
         try:

@@ -124,7 +124,7 @@ class Layers(nn.Module):
         for node in network.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.name in self.layers:
-                layer: nn.Module = self.layers[node.name]  # type: ignore[assignment]
+                layer: nn.Module = self.conv(node.name) if node.op == "Conv" else self.linear(node.name)
                 values[node.name] = layer(inputs[0], node, network.weight_shape(node))
             else:
                 values[node.name] = _apply(node, inputs)

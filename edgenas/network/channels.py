@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from edgenas.network.graph import Network, Node, Shape
+from edgenas.network.graph import ACTIVATIONS, Network, Node, Shape
 
-PASS_THROUGH = ("Relu", "Clip", "HardSwish", "MaxPool", "GlobalAveragePool", "Flatten")
+PASS_THROUGH = (*ACTIVATIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
 
 
 def channel_groups(network: Network) -> tuple[tuple[str, ...], ...]:
     """Names of the convolutions whose output channels must be kept or dropped together, group by group.
 
     An Add ties what it adds, a depthwise convolution ties itself to what it reads. The input's channels and what is added to
-    them can't change and are in no group.
+    them can't change and are in no group, nor are channels that reach the output.
     """
     root: dict[str, str] = {network.input_name: network.input_name}
 
@@ -30,9 +30,10 @@ def channel_groups(network: Network) -> tuple[tuple[str, ...], ...]:
         if node.op == "Add":
             one, other = find(node.inputs[0]), find(node.inputs[1])
             root[max(one, other, key=_order(network))] = min(one, other, key=_order(network))
+    fixed = {network.input_name, find(network.output_name)}
     groups: dict[str, list[str]] = {}
     for node in network.nodes:
-        if node.op == "Conv" and not node.is_depthwise and find(node.name) != network.input_name:
+        if node.op == "Conv" and not node.is_depthwise and find(node.name) not in fixed:
             groups.setdefault(find(node.name), []).append(node.name)
     return tuple(tuple(names) for names in groups.values())
 

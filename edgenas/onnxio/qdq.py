@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgenas.network.graph import Network, Node
-from edgenas.onnxio.write import Weights, finish, onnx_nodes
+from edgenas.onnxio.write import Weights, clip_bounds, finish, onnx_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -74,14 +74,21 @@ class _Writer:
             inputs += self._weight_inputs(node)
         if is_output:  # the logits stay float: nothing is gained by rounding what is only compared
             self.nodes.extend(onnx_nodes(node, inputs, node.name))
+            self.initializers.extend(clip_bounds(node))
             return
         follower = self.network.sole_consumer(node.name)
-        folded = follower is not None and follower.op in FOLDED and follower.name != self.network.output_name
+        folded = (
+            node.op not in SAME_SCALE
+            and follower is not None
+            and follower.op in FOLDED
+            and follower.name != self.network.output_name
+        )
         made = follower.name if folded and follower is not None else node.name
         if node.op in SAME_SCALE:
             self.ranges[made] = self.ranges[node.inputs[0]]
         raw = f"{made}.float"
         self.nodes.extend(onnx_nodes(node, inputs, raw))
+        self.initializers.extend(clip_bounds(node))
         self._boundary(made, raw, self.ranges[made])
 
     def _boundary(self, tensor: str, source: str, quantization: ActivationQuantization) -> None:

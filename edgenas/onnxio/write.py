@@ -32,6 +32,7 @@ def to_onnx(network: Network, weights: Weights) -> onnx.ModelProto:
                 initializers.append(numpy_helper.from_array(np.ascontiguousarray(weights[name], np.float32), name))
                 inputs.append(name)
         nodes.extend(onnx_nodes(node, inputs, node.name))
+        initializers.extend(clip_bounds(node))
     return finish(network, nodes, initializers)
 
 
@@ -45,10 +46,21 @@ def onnx_nodes(node: Node, inputs: list[str], output: str) -> list[onnx.NodeProt
             helper.make_node("HardSigmoid", inputs, [gate], name=gate, alpha=1 / 6, beta=0.5),
             helper.make_node("Mul", [inputs[0], gate], [output], name=node.name),
         ]
+    if node.op == "Clip":  # bounds are inputs from opset 11 on
+        return [helper.make_node("Clip", [*inputs, f"{node.name}.min", f"{node.name}.max"], [output], name=node.name)]
     attributes: dict[str, Any] = {key: list(v) if isinstance(v, tuple) else v for key, v in node.attributes}
     if node.op == "Gemm":
         attributes["transB"] = 1
     return [helper.make_node(node.op, inputs, [output], name=node.name, **attributes)]
+
+
+def clip_bounds(node: Node) -> list[onnx.TensorProto]:
+    """The constants `<node>.min` and `<node>.max` of a Clip; nothing for other nodes."""
+    from onnx import numpy_helper
+
+    if node.op != "Clip":
+        return []
+    return [numpy_helper.from_array(np.float32(node.attribute(end)), f"{node.name}.{end}") for end in ("min", "max")]
 
 
 def finish(network: Network, nodes: list[Any], initializers: list[Any], output: str | None = None) -> onnx.ModelProto:

@@ -8,15 +8,15 @@ from edgenas.errors import InfeasibleBudget
 from edgenas.latency.predictor import LatencyPredictor
 from edgenas.pipeline.context import Build, opened_build
 from edgenas.pipeline.measuring import check_feasibility, measure_untrained, profile_space
-from edgenas.pipeline.request import BuildRequest
+from edgenas.pipeline.request import BuildRequest, Effort
 from edgenas.progress import Progress
 from edgenas.search.evolution import SearchResult
 from edgenas.spaces.space import Subnet
 
 
-def build(request: BuildRequest, progress: Progress) -> dict[str, Any]:
+def build(request: BuildRequest, progress: Progress, effort: Effort | None = None) -> dict[str, Any]:
     """Runs every stage that isn't cached yet and returns result.json's content. Raises InputError for what can't be built."""
-    with opened_build(request, progress) as opened:
+    with opened_build(request, progress, effort) as opened:
         return _build(opened)
 
 

@@ -122,7 +122,7 @@ class MobileSpace:
         return tuple(dict.fromkeys(found))
 
     def largest(self) -> Subnet:
-        """The most of everything with the latest down-sampling; of the block types and heads, those with the most MACs."""
+        """The most of everything with the latest down-sampling, of the block types those with the most MACs, and a pooled head."""
         genes = [count - 1 for count in self.radix()]
         genes[2] = self._downsampling_by_area()[-1]
         for i, stage in enumerate(self.stages):
@@ -246,10 +246,12 @@ class MobileSpace:
     def _canonical_stage(stage: Stage, genes: tuple[int, ...]) -> tuple[int, ...]:
         t, depth, kernel, expand, width = genes
         kind = stage.types[t]
-        if block_kernel(kind, stage.kernels[kernel]) != stage.kernels[kernel]:
+        if kind != "mbconv":
             kernel = 0
-        used = block_expand(kind, stage.expands[expand])
-        expand = stage.expands.index(used) if used in stage.expands else 0
+        # the first option that comes to the same block stands for all that do
+        expand = next(
+            i for i, e in enumerate(stage.expands) if block_expand(kind, e) == block_expand(kind, stage.expands[expand])
+        )
         return (t, depth, kernel, expand, width)
 
 
@@ -266,7 +268,7 @@ def for_data(resolution_px: int, channels: int, classes: int) -> MobileSpace:
             Stage(widths=(16, 32, 48)),
             Stage(widths=(32, 48, 64)),
         )
-        patterns = _downsampling(len(stages), reductions=(2, 3), early=((2, 1), (3, 2)))
+        patterns = _downsampling(len(stages), reductions=(2, 3), early=((2, 1),))
     else:
         stages = (
             Stage(widths=(16, 32)),

@@ -33,6 +33,7 @@ from edgenas.spaces.space import SearchSpace
 
 RANDOM_SUBNETS = 4
 FEATURE_WEIGHT = 1.0
+LEAD_SHARE = 0.35  # of the epochs train the largest subnet alone: who follows a beginner learns nothing
 
 
 def new_supernet(space: SearchSpace, seed: int) -> Layers:
@@ -71,8 +72,10 @@ def train_supernet(
             loss.backward()
             total += loss.item()
             wanted = [logits.detach(), *(teacher[name].detach().float() for name in stage_ends(space, largest))]
-            networks = [smallest[step % len(smallest)]]
-            networks += [space.network(space.sample(rng)) for _ in range(RANDOM_SUBNETS)]
+            networks = []
+            if epoch >= recipe.epochs * LEAD_SHARE:
+                networks = [smallest[step % len(smallest)]]
+                networks += [space.network(space.sample(rng)) for _ in range(RANDOM_SUBNETS)]
             half = len(images) // 2
             for i, network in enumerate(networks):
                 part = slice(0, half) if i % 2 else slice(half, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -60,7 +61,10 @@ class Channel:
 
     def _exit_code(self) -> int | None:
         process = self._process
-        code = process.wait(timeout=10) if process is not None else None
+        code = None
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its output but lives on
+                code = process.wait(timeout=5)
         self.close()
         return code
 

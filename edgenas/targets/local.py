@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Literal
 
+from edgenas.errors import TargetError
 from edgenas.targets.channel import Channel
 from edgenas.targets.target import AGENT
 
@@ -18,14 +20,22 @@ class LocalTarget:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="edgenas-")
-        self._channels: list[Channel] = []
+        self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
     def put(self, data: bytes, name: str) -> str:
-        Path(self.path(name)).write_bytes(data)
+        try:
+            Path(self.path(name)).write_bytes(data)
+        except OSError as error:
+            raise TargetError(
+                f"{name!r} can't be written on the target: {error.strerror}", "Free some space there."
+            ) from error
         return self.path(name)
 
     def get(self, path: str) -> bytes:
-        return Path(path).read_bytes()
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise TargetError(f"{path!r} can't be read on the target: {error.strerror}") from error
 
     def path(self, name: str) -> str:
         return str(Path(self._folder.name) / name)
@@ -42,10 +52,10 @@ class LocalTarget:
             )
 
         channel = Channel(start)
-        self._channels.append(channel)
+        self._channels.add(channel)
         return channel
 
     def close(self) -> None:
-        for channel in self._channels:
+        for channel in list(self._channels):
             channel.close()
         self._folder.cleanup()

@@ -1,0 +1,318 @@
+"""One real, tiny build from a folder of photos to the shipped model, and what building again redoes.
+
+The photos are patches of the two that scikit-learn ships. Everything is trained, exported and measured for real; only the
+effort is small. What a figure should be is recomputed here from the files that the build wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from edgenas import data, device
+from edgenas.data import Dataset, balanced_accuracy
+from edgenas.latency.profile import ProfilePlan
+from edgenas.nets.training import Recipe
+from edgenas.pipeline.build import build
+from edgenas.pipeline.request import BuildRequest, Effort
+from edgenas.progress import Progress
+from edgenas.search.evolution import SearchRule
+
+pytestmark = pytest.mark.heavy
+
+MAX_PX = 28
+EFFORT = Effort(
+    plan=ProfilePlan(covering=6, odd=2, held_out=3),
+    supernet=Recipe(epochs=1),
+    fine_tune=Recipe(epochs=1),
+    after_pruning=Recipe(epochs=1),
+    search=SearchRule(warm_up=8, population=6, evaluations=14, patience=2),
+    max_resolution_px=MAX_PX,
+    rounds=2,
+)
+PHOTOS_PER_CLASS = 40
+EXIF_ORIENTATION = 0x0112
+MEASURED_FIRST = ("feasibility", "profile")
+STAGES = (*MEASURED_FIRST, "supernet", "search", "check", "fine-tune", "prune", "export")
+PRECISIONS = ("fp32", "int8")
+
+# The keys of result.json, schema 1; a build may add more.
+TOP_KEYS = {
+    *("schema", "device", "target", "runtime", "runtime_version", "threads", "seed", "budgets", "verdict", "winner"),
+    *("variants", "baselines", "predictor", "stages", "warnings"),
+}
+ENTRY_KEYS = {
+    *("name", "path", "precision", "runtime", "accuracy", "params", "macs", "size_bytes", "activation_peak_mib"),
+    *("predicted", "measured"),
+}
+ACCURACY_KEYS = {"top1", "balanced", "n", "runtime"}
+PREDICTED_KEYS = {"latency_ms", "low_ms", "high_ms", "provenance"}
+MEASURED_KEYS = {"p50_ms", "p90_ms", "p99_ms", "cpu_ms", "process_peak_mib", "energy_mj", "n"}
+PREDICTOR_KEYS = {"mape_pct", "within_5pct", "within_10pct", "kendall_tau", "coverage_80", "n_held_out"}
+
+
+@dataclass(frozen=True)
+class Built:
+    request: BuildRequest
+    result: dict[str, Any]
+
+    @property
+    def out(self) -> Path:
+        return self.request.out
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.out / name).read_text(encoding="utf-8"))
+
+    def in_copy(self, folder: Path) -> Built:
+        """The same build in another folder, its cache with it."""
+        shutil.copytree(self.out, folder)
+        return replace(self, request=replace(self.request, out=folder))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """With a few images a second thread gains nothing, and beside other work the two wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("build")
+    write_photos(folder / "photos")
+    request = BuildRequest(device="host", out=folder / "out", data=str(folder / "photos"), effort="quick")
+    return Built(request, build_again(request))
+
+
+@pytest.fixture(scope="module")
+def dataset(built: Built) -> Dataset:
+    return data.load(built.request.data, sample_dir=device.shipped("datasets"), max_resolution_px=MAX_PX)
+
+
+def build_again(request: BuildRequest) -> dict[str, Any]:
+    return build(request, Progress(quiet=True), effort=EFFORT)
+
+
+def write_photos(root: Path) -> None:
+    """Two classes of colour patches of many sizes and formats; with a grey one, one lying on its side and one cut short."""
+    rng = np.random.default_rng(0)
+    for label, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+        (root / label).mkdir(parents=True)
+        for i in range(PHOTOS_PER_CLASS):
+            height, width = (int(side) for side in rng.integers(30, 160, size=2))
+            top, left = int(rng.integers(photo.shape[0] - height)), int(rng.integers(photo.shape[1] - width))
+            patch = Image.fromarray(photo[top : top + height, left : left + width])
+            patch.save(root / label / f"{i}.{('jpg', 'png', 'bmp', 'webp')[i % 4]}")
+        patch.convert("L").save(root / label / "grey.png")
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = 6
+        patch.save(root / label / "rotated.jpg", exif=exif)
+    whole = (root / "china" / "0.jpg").read_bytes()
+    (root / "china" / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+
+
+def entries(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [result["winner"], *result["variants"]]
+
+
+def logits(model: Path, images: np.ndarray) -> np.ndarray:
+    """By ONNX Runtime and nothing of ours, from uint8 (N, H, W, C) images and what model.json says of them."""
+    described = json.loads((model.parent / "model.json").read_text(encoding="utf-8"))["input"]
+    x = (images.astype(np.float32) / 255 - np.float32(described["mean"])) / np.float32(described["std"])
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    rows = x.astype(np.float32).transpose(0, 3, 1, 2)[:, None]
+    return np.concatenate([session.run(None, {described["name"]: np.ascontiguousarray(row)})[0] for row in rows])
+
+
+def optimised_operators(model: Path, work: Path) -> Counter[str]:
+    """How often each operator stands in the graph that ONNX Runtime makes of the file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(work / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(work / "optimised.onnx").graph.node)
+
+
+def cached_stages(result: dict[str, Any]) -> dict[str, bool]:
+    """Stage -> whether all of its runs were cached; reading the images is never cached."""
+    found: dict[str, bool] = {}
+    for stage in result["stages"]:
+        if stage["name"] != "data":
+            found[stage["name"]] = stage["cached"] and found.get(stage["name"], True)
+    return found
+
+
+def test_result_has_every_key_of_schema_1(built: Built) -> None:
+    result = built.read("result.json")
+    assert result == json.loads(json.dumps(built.result)), "what build() returns is what it wrote"
+    assert result.keys() >= TOP_KEYS
+    assert (result["schema"], result["device"], result["target"], result["threads"]) == (1, "host", "local", 1)
+    assert (result["runtime"], result["runtime_version"]) == ("onnxruntime", onnxruntime.__version__)
+    for entry in entries(result):
+        assert entry.keys() >= ENTRY_KEYS, entry["name"]
+        assert entry["accuracy"].keys() >= ACCURACY_KEYS
+        assert entry["predicted"].keys() >= PREDICTED_KEYS
+        assert entry["measured"].keys() >= MEASURED_KEYS
+        assert entry["measured"]["energy_mj"] is None, "no meter: unknown, not guessed"
+    for precision in PRECISIONS:
+        assert result["predictor"][precision].keys() >= PREDICTOR_KEYS
+        assert result["predictor"][precision]["n_held_out"] == EFFORT.plan.held_out
+    assert {s["name"] for s in result["stages"]} == {"data", *STAGES}
+    assert all(s.keys() >= {"name", "seconds", "cached"} and not s["cached"] for s in result["stages"])
+
+
+def test_what_result_names_is_there(built: Built) -> None:
+    result = built.result
+    for entry in entries(result):
+        assert (built.out / entry["path"]).stat().st_size == entry["size_bytes"]
+    names = [variant["name"] for variant in result["variants"]]
+    assert names in (["supernet", "finetuned", "int8"], ["supernet", "finetuned", "pruned", "int8"])
+    assert result["winner"]["name"] in names[-2:]
+    assert result["winner"]["path"] == "model/model.onnx"
+    assert result["front"]["chosen"] in result["front"]["front"]
+    assert not [path for path in built.out.rglob("*") if path.is_absolute() and str(path) in json.dumps(result)]
+
+
+def test_figures_are_plausible(built: Built) -> None:
+    for entry in entries(built.result):
+        measured, predicted = entry["measured"], entry["predicted"]
+        assert 0 < measured["p50_ms"] <= measured["p90_ms"] <= measured["p99_ms"]
+        assert measured["n"] >= 100
+        assert 1 < measured["process_peak_mib"] < 2048
+        assert predicted["low_ms"] < predicted["latency_ms"] < predicted["high_ms"]
+        assert predicted["provenance"] in ("calibrated", "modelled")
+        assert measured["provenance"] == "measured"
+        assert 0 < entry["params"] < entry["macs"]
+        assert 0 < entry["activation_peak_mib"] < 16
+    fp32, int8 = built.result["variants"][-2:]
+    assert (fp32["macs"], fp32["params"]) == (int8["macs"], int8["params"])
+    assert fp32["activation_peak_mib"] == 4 * int8["activation_peak_mib"]
+
+
+def test_verdict_is_the_measured_p50_against_the_budget(built: Built) -> None:
+    (budget,) = built.result["budgets"]
+    lock = built.read("edgenas.lock.json")
+    assert budget == {"device": "host", "latency_ms": lock["largest_int8_p50_ms"] / 2}
+    assert lock["budget_ms"] == budget["latency_ms"]
+    within = built.result["winner"]["measured"]["p50_ms"] <= budget["latency_ms"]
+    assert built.result["verdict"] == ("met" if within else "not_met")
+
+
+def test_precision_shipped_is_the_faster_within_the_accuracy_limit(built: Built) -> None:
+    fp32, int8 = built.result["variants"][-2:]
+    is_faster = int8["measured"]["p50_ms"] < fp32["measured"]["p50_ms"]
+    assert (fp32["precision"], int8["precision"]) == PRECISIONS
+    if not is_faster:
+        assert built.result["winner"]["precision"] == "fp32"
+    assert built.result["decision"].startswith(f"{built.result['winner']['precision'].upper()} is shipped: ")
+
+
+def test_shipped_files_load_in_the_runtime_and_are_as_described(built: Built, dataset: Dataset) -> None:
+    described = built.read("model/model.json")
+    for name in ("model.onnx", "model.fp32.onnx", "model.int8.onnx"):
+        model = onnx.load(built.out / "model" / name)
+        assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 13)]
+        assert model.ir_version <= 7
+        session = onnxruntime.InferenceSession(str(built.out / "model" / name), providers=["CPUExecutionProvider"])
+        (given,), (made,) = session.get_inputs(), session.get_outputs()
+        assert (given.name, given.shape) == (described["input"]["name"], described["input"]["shape"])
+        assert given.type == f"tensor({described['input']['dtype'].removesuffix('32')})"
+        assert (made.name, made.shape) == (described["output"]["name"], described["output"]["shape"])
+    assert (built.out / "model" / described["file"]).is_file()
+    assert described["precision"] == built.result["winner"]["precision"]
+    assert described["labels"] == ["china", "flower"]
+    assert described["input"]["shape"] == [1, 3, MAX_PX, MAX_PX]
+    assert (described["input"]["layout"], described["input"]["colour_order"]) == ("NCHW", "RGB")
+    assert described["input"]["mean"] == list(dataset.mean)
+    assert described["input"]["std"] == list(dataset.std)
+
+
+def test_accuracy_is_that_of_the_shipped_file(built: Built, dataset: Dataset) -> None:
+    predicted = logits(built.out / "model" / "model.onnx", dataset.test.images).argmax(axis=1)
+    assert built.result["winner"]["accuracy"] == {
+        "top1": float((predicted == dataset.test.labels).mean()),
+        "balanced": balanced_accuracy(predicted, dataset.test.labels, 2),
+        "n": len(dataset.test),
+        "runtime": "onnxruntime",
+    }
+
+
+def test_int8_runs_quantized_throughout(built: Built, tmp_path: Path) -> None:
+    operators = optimised_operators(built.out / "model" / "model.int8.onnx", tmp_path)
+    convolutions = Counter(n.op_type for n in onnx.load(built.out / "model" / "model.fp32.onnx").graph.node)["Conv"]
+    assert operators["QLinearConv"] == convolutions > 0
+    assert not operators["Conv"] + operators["FusedConv"]
+
+
+def test_lock_holds_the_hashes_of_what_was_built(built: Built, dataset: Dataset) -> None:
+    lock, result = built.read("edgenas.lock.json"), built.result
+    files = {Path(variant["path"]).name: variant["path"] for variant in result["variants"]}
+    assert lock["files"] == {name: sha256(built.out / path) for name, path in files.items()}
+    (folder,) = (built.out / "stages").glob("profile-*")
+    assert lock["tables"] == {f"onnxruntime-{p}-t1.csv": sha256(folder / f"onnxruntime-{p}-t1.csv") for p in PRECISIONS}
+    assert lock["data"] == dataset.fingerprint
+    assert (lock["seed"], lock["effort"], lock["device"]) == (0, "quick", "host")
+    assert lock["packages"]["onnxruntime"] == onnxruntime.__version__
+    winner = built.out / next(v["path"] for v in result["variants"] if v["name"] == result["winner"]["name"])
+    assert sha256(built.out / "model" / "model.onnx") == sha256(winner)
+
+
+def test_photos_of_all_kinds_are_read_and_the_broken_one_is_named(built: Built) -> None:
+    counts = built.result["data"]
+    assert (counts["channels"], counts["resolution_px"], counts["classes"]) == (3, MAX_PX, 2)
+    assert counts["train"] + counts["validation"] + counts["test"] == 2 * (PHOTOS_PER_CLASS + 2)
+    assert any(re.search(r"1 unreadable file skipped: china/cut\.jpg", text) for text in built.result["warnings"])
+
+
+def test_report_says_the_verdict_and_the_figures(built: Built) -> None:
+    page = (built.out / "report.html").read_text(encoding="utf-8")
+    assert {"met": "Met", "not_met": "Not met"}[built.result["verdict"]] in page
+    assert f"{built.result['winner']['measured']['p50_ms']:.3g}" in page
+    assert "<script" not in page
+
+
+def test_the_same_command_again_takes_all_from_the_cache(built: Built, tmp_path: Path) -> None:
+    copy = built.in_copy(tmp_path / "out")
+    again = build_again(copy.request)
+    assert cached_stages(again) == dict.fromkeys(cached_stages(built.result), True)
+    assert {k: v for k, v in again.items() if k != "stages"} == {k: v for k, v in built.result.items() if k != "stages"}
+    for path in ("edgenas.lock.json", "model/model.json", "model/model.onnx", "model/model.int8.onnx"):
+        assert (copy.out / path).read_bytes() == (built.out / path).read_bytes(), path
+
+
+def test_another_budget_redoes_the_search_and_what_follows_alone(built: Built, tmp_path: Path) -> None:
+    copy = built.in_copy(tmp_path / "out")
+    budget_ms = built.result["budgets"][0]["latency_ms"] * 1.7
+    again = build_again(replace(copy.request, latency_ms=budget_ms))
+    cached = cached_stages(again)
+    assert [cached[name] for name in (*MEASURED_FIRST, "supernet", "search")] == [True, True, True, False]
+    assert again["budgets"] == [{"device": "host", "latency_ms": budget_ms}]
+    assert all(candidate["latency_ms"] <= budget_ms for candidate in again["front"]["evaluated"])
+    scores = {c["id"]: c["top1"] for c in built.result["front"]["evaluated"]}
+    both = [c for c in again["front"]["evaluated"] if c["id"] in scores]
+    assert all(c["top1"] == scores[c["id"]] for c in both)
+    (log,) = (copy.out / "stages").glob("accuracy-*/evaluations.jsonl")
+    ids = [json.loads(line)["id"] for line in log.read_text(encoding="utf-8").splitlines()]
+    assert len(ids) == len(set(ids)), "no subnet is evaluated twice"
+    assert set(ids) == {c["id"] for result in (built.result, again) for c in result["front"]["evaluated"]}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

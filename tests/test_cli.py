@@ -1,0 +1,163 @@
+"""The command line as a user meets it: real processes, their exit codes, and what goes to which stream.
+
+Importing takes most of such a process's time, so all commands are started together, a few at a time, and each test looks at
+one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgenas.store import Store
+
+pytestmark = pytest.mark.heavy
+
+ROOT = Path(__file__).resolve().parents[1]
+AT_ONCE = 3
+Run = subprocess.CompletedProcess[str]
+
+GOOD = {
+    "help": "--help",
+    "build help": "build --help",
+    "version": "--version",
+    "devices": "devices",
+    "devices host": "devices host",
+    "devices json": "devices --json",
+    "device json": "devices jetson-nano --json",
+}
+# Each with what the first line has to say, and what the rest has to offer as the next thing to do.
+BAD = {
+    "no such device": ("build --device nosuch", r"no device called 'nosuch'", r"host, jetson-nano, raspberry-pi-4"),
+    "a name nearly right": ("build --device hots", r"no device called 'hots'", r"Did you mean 'host'\?"),
+    "no such data": ("build --device host --data /nowhere", r"/nowhere`: no such folder", r"one folder of images per class"),
+    "impossible latency": (
+        "build --device host --data photos --effort quick --latency-ms 0.000001",
+        r"meets --latency-ms 1e-06: the fastest one measured takes \d[\d.e-]* ms \((fp32|int8)\) on host",
+        r"Ask for at least --latency-ms \d[\d.e-]*",
+    ),
+    "latency is no number": ("build --device host --latency-ms abc", r"number such as 0\.5, but got 'abc'", r"--help"),
+    "latency below zero": ("build --device host --latency-ms -1", r"number above zero, but got '-1'", r"--help"),
+    "latency is not finite": ("build --device host --latency-ms nan", r"number above zero, but got 'nan'", r"--help"),
+    "empty folder": ("build --device host --data empty", r"expected class folders", r"one folder per class"),
+    "one class": ("build --device host --data one-class", r"only one class, 'cats'", r"one folder per class"),
+    "out is a file": ("build --device host --data photos --out a-file", r"--out a-file can't be made", r"Name a folder"),
+    "out can't be made": (
+        "build --device host --data photos --out a-file/inside",
+        r"--out a-file/inside can't be made: Not a directory",
+        r"Name a folder",
+    ),
+    "out is in use": ("build --device host --data photos --out locked", r"is building in locked", r"another --out"),
+    "report without a result": ("report empty", r"empty/result\.json", r"finished `edgenas build`"),
+    "report on nothing": ("report nowhere", r"nowhere/result\.json", r"finished `edgenas build`"),
+    "devices of no such name": ("devices nosuch", r"no device called 'nosuch'", r"host, jetson-nano, raspberry-pi-4"),
+    "a board without a target": ("build --device jetson-nano", r"no --target to measure it on", r"--device host"),
+    "no such target": ("build --device host --data photos --target x", r"no target understands 'x'", r"--target local"),
+    "no device": ("build", r"Missing option '--device'", r"--help"),
+    "no such effort": ("build --device host --effort little", r"'little' is not one of 'quick'", r"--help"),
+    "no such command": ("biuld", r"No such command 'biuld'", r"--help"),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    folder = tmp_path_factory.mktemp("cli")
+    write_images(folder / "photos", ("cats", "dogs"))
+    write_images(folder / "one-class", ("cats",))
+    (folder / "empty").mkdir()
+    (folder / "a-file").write_text("not a folder")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+    def run(arguments: str) -> Run:
+        return subprocess.run(
+            [sys.executable, "-m", "edgenas.cli", *arguments.split()],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+            check=False,
+            timeout=120,
+        )
+
+    commands = GOOD | {name: arguments for name, (arguments, _, _) in BAD.items()}
+    store = Store(folder / "locked")  # this process builds there, as far as any other can tell
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            yield dict(zip(commands, pool.map(run, commands.values()), strict=True))
+    finally:
+        store.close()
+
+
+def write_images(root: Path, classes: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for label in classes:
+        (root / label).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(rng.integers(0, 256, (30, 28, 3), np.uint8)).save(root / label / f"{i}.png")
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_asked_for_goes_to_standard_output(runs: dict[str, Run], name: str) -> None:
+    run = runs[name]
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+    assert run.stderr == ""
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_what_to_do(runs: dict[str, Run], name: str) -> None:
+    run, (_, sentence, advice) = runs[name], BAD[name]
+    assert run.returncode == 2, run.stderr
+    assert run.stdout == ""
+    assert "Traceback" not in run.stderr
+    lines = [line for line in run.stderr.splitlines() if not re.match(r"  (Reading|Measuring) ", line)]
+    (said,) = (line for line in lines if re.match(r"error: |Error: ", line))
+    assert re.search(sentence, said)
+    assert re.search(advice, " ".join(line for line in lines if line != said))
+    assert len(lines) <= 4
+
+
+def test_help_names_every_command_and_option(runs: dict[str, Run]) -> None:
+    for command in ("build", "devices", "profile", "report"):
+        assert re.search(rf"^  {command} +[A-Z]", runs["help"].stdout, re.MULTILINE)
+    for option in ("--device", "--data", "--latency-ms", "--effort", "--out", "--seed", "--json", "--max-accuracy-drop"):
+        assert option in runs["build help"].stdout
+
+
+def test_devices_are_listed_with_their_fast_precisions(runs: dict[str, Run]) -> None:
+    rows = {line.split()[0]: line for line in runs["devices"].stdout.splitlines()}
+    assert {"ID", "host", "jetson-nano", "raspberry-pi-4"} <= rows.keys()
+    assert "tensorrt (fp32 fp16)" in rows["jetson-nano"]
+    assert "none yet" in rows["host"]
+
+
+def test_one_device_is_shown_with_its_sources(runs: dict[str, Run]) -> None:
+    shown = runs["devices host"].stdout
+    assert shown.startswith("host: This machine")
+    assert "onnxruntime" in shown
+    assert re.search(r"int8: fast.*\[.+\]", shown)
+
+
+def test_json_is_one_document(runs: dict[str, Run]) -> None:
+    listed = json.loads(runs["devices json"].stdout)
+    assert {"host", "jetson-nano", "raspberry-pi-4"} <= {entry["id"] for entry in listed}
+    assert json.loads(runs["device json"].stdout) in listed
+
+
+def test_the_refusal_of_a_budget_names_one_that_is_above_what_was_measured(runs: dict[str, Run]) -> None:
+    said = runs["impossible latency"].stderr
+    measured = re.search(r"the fastest one measured takes ([\d.e-]+) ms", said)
+    offered = re.search(r"Ask for at least --latency-ms ([\d.e-]+)", said)
+    assert measured is not None
+    assert offered is not None
+    assert 0 < float(measured[1]) < float(offered[1]) < 2 * float(measured[1])
