@@ -58,8 +58,8 @@ def read_json(path: Path) -> Any:
 class Stage:
     """One stage's folder. What lies in it before `finish` is work in progress that the stage itself may resume from."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, name: str, key: str, folder: Path) -> None:
+        self.name, self.key, self.folder = name, key, folder
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -99,7 +99,8 @@ class Store:
             raise InputError(f"another edgenas is building in {root}", "Wait for it, or name another --out.") from None
 
     def stage(self, name: str, inputs: Any) -> Stage:
-        return Stage(self.root / "stages" / f"{name}-{key_of(inputs)}")
+        key = key_of(inputs)
+        return Stage(name, key, self.root / "stages" / f"{name}-{key}")
 
     def close(self) -> None:
         self._lock.release()

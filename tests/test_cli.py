@@ -40,7 +40,11 @@ GOOD = {
 BAD = {
     "no such device": ("build --device nosuch", r"no device called 'nosuch'", r"host, jetson-nano, raspberry-pi-4"),
     "a name nearly right": ("build --device hots", r"no device called 'hots'", r"Did you mean 'host'\?"),
-    "no such data": ("build --device host --data /nowhere", r"/nowhere`: no such folder", r"one folder of images per class"),
+    "no such data": (
+        "build --device host --data /nowhere",
+        r"/nowhere`: no such folder",
+        r"one folder of images per class",
+    ),
     "impossible latency": (
         "build --device host --data photos --effort quick --latency-ms 0.000001",
         r"meets --latency-ms 1e-06: the fastest one measured takes \d[\d.e-]* ms \((fp32|int8)\) on host",
@@ -51,7 +55,11 @@ BAD = {
     "latency is not finite": ("build --device host --latency-ms nan", r"number above zero, but got 'nan'", r"--help"),
     "empty folder": ("build --device host --data empty", r"expected class folders", r"one folder per class"),
     "one class": ("build --device host --data one-class", r"only one class, 'cats'", r"one folder per class"),
-    "out is a file": ("build --device host --data photos --out a-file", r"--out a-file can't be made", r"Name a folder"),
+    "out is a file": (
+        "build --device host --data photos --out a-file",
+        r"--out a-file can't be made",
+        r"Name a folder",
+    ),
     "out can't be made": (
         "build --device host --data photos --out a-file/inside",
         r"--out a-file/inside can't be made: Not a directory",
@@ -130,7 +138,8 @@ def test_bad_input_is_one_sentence_and_what_to_do(runs: dict[str, Run], name: st
 def test_help_names_every_command_and_option(runs: dict[str, Run]) -> None:
     for command in ("build", "devices", "profile", "report"):
         assert re.search(rf"^  {command} +[A-Z]", runs["help"].stdout, re.MULTILINE)
-    for option in ("--device", "--data", "--latency-ms", "--effort", "--out", "--seed", "--json", "--max-accuracy-drop"):
+    options = "--device --target --data --latency-ms --max-accuracy-drop --max-minutes --effort --threads --seed --out --json"
+    for option in options.split():
         assert option in runs["build help"].stdout
 
 

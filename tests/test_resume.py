@@ -54,9 +54,10 @@ recipe = Recipe(epochs=3, batch_size=24)
 effort = Effort(
     plan=ProfilePlan(covering=6, odd=2, held_out=3),
     supernet=recipe,
+    focus=recipe,
     fine_tune=recipe,
     after_pruning=Recipe(epochs=1),
-    search=SearchRule(warm_up=8, population=6, evaluations=14, patience=2),
+    search=SearchRule(explored=8, neighbours=6, start=6, population=6, evaluations=14, patience=2),
     max_resolution_px=28,
 )
 request = BuildRequest(device="host", out=Path(sys.argv[1]), data=sys.argv[2], latency_ms=50.0, effort="quick")

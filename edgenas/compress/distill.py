@@ -21,8 +21,8 @@ from edgenas.nets.training import (
     soft_cross_entropy,
 )
 
-SOFT_SHARE = 0.6  # of the loss; the rest is cross entropy on the labels
-TEMPERATURE = 2.0
+SOFT_SHARE = 0.4  # of the loss; the rest is cross entropy on the labels
+TEMPERATURE = 1.0
 
 
 def fine_tune(

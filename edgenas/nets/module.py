@@ -147,8 +147,9 @@ class NetworkModule(Layers):
     def folded_weights(self) -> dict[str, np.ndarray]:
         """ "<node>.weight" and "<node>.bias" for the ONNX writers, BatchNorm folded."""
         weights: dict[str, np.ndarray] = {}
-        for name, layer in self.layers.items():
-            weights[f"{name}.weight"], weights[f"{name}.bias"] = layer.folded()
+        for node in self.network.weighted():
+            layer = self.conv(node.name) if node.op == "Conv" else self.linear(node.name)
+            weights[f"{node.name}.weight"], weights[f"{node.name}.bias"] = layer.folded()
         return weights
 
 

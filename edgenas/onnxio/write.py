@@ -60,7 +60,10 @@ def clip_bounds(node: Node) -> list[onnx.TensorProto]:
 
     if node.op != "Clip":
         return []
-    return [numpy_helper.from_array(np.float32(node.attribute(end)), f"{node.name}.{end}") for end in ("min", "max")]
+    return [
+        numpy_helper.from_array(np.array(node.attribute(end), np.float32), f"{node.name}.{end}")
+        for end in ("min", "max")
+    ]
 
 
 def finish(network: Network, nodes: list[Any], initializers: list[Any], output: str | None = None) -> onnx.ModelProto:

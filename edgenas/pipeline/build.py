@@ -23,20 +23,21 @@ def build(request: BuildRequest, progress: Progress, effort: Effort | None = Non
 def _build(build: Build) -> dict[str, Any]:
     from edgenas.pipeline.result import write_lock, write_result
     from edgenas.pipeline.shipping import ship, write_model_folder
-    from edgenas.pipeline.training import run_search, specialise, train
+    from edgenas.pipeline.training import focus, run_search, specialise, train
     from edgenas.report import write as write_report
 
     feasibility = check_feasibility(build)
     budget_ms = build.request.latency_ms or feasibility.largest_int8_ms / 2
     build.progress.say(f"  Budget: p50 of {budget_ms:.3g} ms on {build.request.device}")
     profile = profile_space(build)
-    supernet = train(build)
-
     predictor = profile.predictors["int8"]
+    supernet = train(build)
+    focused = focus(build, supernet, predictor, budget_ms)
+
     rounds: list[dict[str, Any]] = []
     warnings = list(build.dataset.warnings)
     for number in range(1, build.effort.rounds + 1):
-        found = run_search(build, supernet, predictor, budget_ms, number)
+        found = run_search(build, focused, predictor, budget_ms, number)
         chosen = _best(found, budget_ms)
         checked = _check(build, chosen, predictor, budget_ms, number)
         rounds.append(checked)
@@ -44,7 +45,7 @@ def _build(build: Build) -> dict[str, Any]:
         if checked["measured_ms"] > budget_ms and not last:
             predictor = predictor.corrected(build.space.network(chosen), checked["measured_ms"])
             continue
-        winner = specialise(build, supernet, chosen, predictor, profile.key)
+        winner = specialise(build, focused.supernet, chosen, predictor, profile.key)
         shipment = ship(build, winner)
         final_ms = shipment.chosen.record["measured"]["p50_ms"]
         if final_ms <= budget_ms or last:

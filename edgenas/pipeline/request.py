@@ -33,6 +33,7 @@ class Effort:
 
     plan: ProfilePlan
     supernet: Recipe
+    focus: Recipe
     fine_tune: Recipe
     after_pruning: Recipe
     search: SearchRule
@@ -43,26 +44,29 @@ class Effort:
 EFFORTS = {
     "quick": Effort(
         ProfilePlan(covering=60, odd=24, held_out=30),
-        Recipe(epochs=9),
-        Recipe(epochs=16, learning_rate=0.08),
+        Recipe(epochs=6),
+        Recipe(epochs=6, learning_rate=0.08, warmup_share=0.05),
+        Recipe(epochs=18, learning_rate=0.15),
         Recipe(epochs=5, learning_rate=0.03),
         SearchRule(),
         max_resolution_px=64,
     ),
     "standard": Effort(
         ProfilePlan(covering=120, odd=40, held_out=40),
-        Recipe(epochs=40),
-        Recipe(epochs=50, learning_rate=0.08),
+        Recipe(epochs=30),
+        Recipe(epochs=25, learning_rate=0.08, warmup_share=0.05),
+        Recipe(epochs=50, learning_rate=0.15),
         Recipe(epochs=15, learning_rate=0.03),
-        SearchRule(warm_up=120, population=40, evaluations=800, patience=6),
+        SearchRule(explored=200, neighbours=150, start=80, population=40, evaluations=800, patience=6),
         max_resolution_px=128,
     ),
     "max": Effort(
         ProfilePlan(covering=240, odd=80, held_out=60),
-        Recipe(epochs=150),
-        Recipe(epochs=150, learning_rate=0.08),
+        Recipe(epochs=120),
+        Recipe(epochs=60, learning_rate=0.08, warmup_share=0.05),
+        Recipe(epochs=150, learning_rate=0.15),
         Recipe(epochs=40, learning_rate=0.03),
-        SearchRule(warm_up=300, population=64, evaluations=3000, patience=10),
+        SearchRule(explored=600, neighbours=300, start=128, population=64, evaluations=3000, patience=10),
         max_resolution_px=224,
     ),
 }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from edgenas.compress.distill import fine_tune
 from edgenas.compress.prune import plan_pruning, prune
+from edgenas.errors import InfeasibleBudget
 from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.space_predictor import SpacePredictor
 from edgenas.nets.evaluate import predict
@@ -23,8 +26,10 @@ from edgenas.pipeline.measuring import measure_untrained
 from edgenas.pipeline.request import epochs_for
 from edgenas.search.evaluations import Candidate, Evaluations
 from edgenas.search.evolution import SearchResult, search
+from edgenas.search.explore import explore, neighbourhood
+from edgenas.search.narrow import Narrowing
 from edgenas.spaces.space import Subnet
-from edgenas.store import Stage, key_of
+from edgenas.store import Stage, key_of, read_json, write_json
 from edgenas.supernet.evaluate import SubnetJudge, score
 from edgenas.supernet.train import new_supernet, train_supernet
 
@@ -56,71 +61,156 @@ class Winner:
         return self.pruned or self.fine_tuned
 
 
+@dataclass(frozen=True)
+class Focus:
+    """The supernet trained further on the neighbourhood of what looked best under one budget, and where the search starts."""
+
+    supernet: Supernet
+    start: tuple[Subnet, ...]
+    narrowing: Narrowing
+
+
 def train(build: Build) -> Supernet:
+    """The supernet of the whole space. It depends on no budget and no device: another one takes it from the cache."""
     recipe = epochs_for(build.effort.supernet, len(build.dataset.train))
-    inputs = _training_inputs(build, recipe)
-    stage = build.store.stage("supernet", inputs)
-    path = stage.path("supernet.safetensors")
-    trained: list[Layers] = []
-    with build.progress.stage("supernet", f"Training the supernet, {recipe.epochs} epochs", cached=stage.is_done):
+    stage = build.store.stage("supernet", _training_inputs(build, recipe))
+    fresh = partial(new_supernet, build.space, build.request.seed)
+    return _trained(
+        build, stage, "Training the supernet", recipe, fresh, build.space.sample, build.request.seed, sandwich=True
+    )
+
+
+def focus(build: Build, supernet: Supernet, predictor: LatencyPredictor, budget_ms: float) -> Focus:
+    """Evaluate random subnets within the budget, narrow the space, and train on around the best of them."""
+    rule, seed = build.effort.search, build.request.seed
+    recipe = epochs_for(build.effort.focus, len(build.dataset.train))
+    inputs = [supernet.key, asdict(predictor.affine), budget_ms, asdict(rule), asdict(recipe), seed]
+    stage = build.store.stage("explore", inputs)
+    log = build.store.stage("accuracy", supernet.key).path("evaluations.jsonl")
+    with build.progress.stage("explore", "Exploring the space under the budget", cached=stage.is_done):
         if not stage.is_done:
-            losses: list[float] = []
-            on_step = _reporter(build, recipe)
-            trained.append(
-                train_supernet(
-                    build.space,
-                    build.dataset,
-                    recipe,
-                    build.request.seed,
-                    path,
-                    on_epoch=lambda done, total, loss: losses.append(loss),
-                    on_step=on_step,
-                )
+            latency = SpacePredictor(build.space, predictor).latency_ms
+            evaluations = Evaluations(log, _judged(supernet))
+            explored = explore(
+                build.space,
+                latency,
+                evaluations,
+                budget_ms,
+                rule.explored,
+                seed,
+                _candidate_reporter(build, rule.explored),
             )
+            if explored is None:
+                raise InfeasibleBudget(
+                    f"no subnet of the space is predicted to meet {budget_ms:.3g} ms",
+                    "The smallest one was measured within the budget, so it is very close: ask for a little more.",
+                )
+            near = neighbourhood(build.space, latency, explored, budget_ms, rule.neighbours, seed)
+            stage.finish({"neighbours": [s.genome for s in near], "allowed": explored.narrowing.allowed})
+    outcome = stage.outcome()
+    near = [build.space.subnet(tuple(genome)) for genome in outcome["neighbours"]]
+    narrowing = Narrowing(tuple(tuple(options) for options in outcome["allowed"]))
+
+    def drawn(rng: np.random.Generator) -> Subnet:
+        return near[rng.integers(len(near))]
+
+    focus_stage = build.store.stage("focus", inputs)
+    focused = _trained(
+        build,
+        focus_stage,
+        "Training on around the best",
+        recipe,
+        lambda: supernet.load().supernet,
+        drawn,
+        seed + 1,
+        sandwich=False,
+    )
+    return Focus(focused, tuple(near[: rule.start]), narrowing)
+
+
+def _trained(
+    build: Build,
+    stage: Stage,
+    title: str,
+    recipe: Recipe,
+    initial: Callable[[], Layers],
+    sample: Callable[[np.random.Generator], Subnet],
+    seed: int,
+    *,
+    sandwich: bool,
+) -> Supernet:
+    path = stage.path("supernet.safetensors")
+    judges: list[SubnetJudge] = []
+    with build.progress.stage(stage.name, f"{title}, {recipe.epochs} epochs", cached=stage.is_done):
+        if not stage.is_done:
+            losses = read_json(stage.path("losses.json")) if stage.path("losses.json").exists() else []
+
+            def on_epoch(done: int, total: int, loss: float) -> None:
+                losses[done - 1 :] = [loss]
+                write_json(stage.path("losses.json"), losses)
+
+            trained = train_supernet(
+                initial(),
+                build.space,
+                sample,
+                build.dataset,
+                recipe,
+                seed,
+                path,
+                sandwich=sandwich,
+                on_epoch=on_epoch,
+                on_step=_epoch_reporter(build, recipe),
+            )
+            judges.append(SubnetJudge(build.space, trained, build.dataset))
             stage.finish({"losses": losses})
 
     def load() -> SubnetJudge:
-        if not trained:
-            trained.append(new_supernet(build.space, build.request.seed))
-            load_checkpoint(path, trained[0])
-        return SubnetJudge(build.space, trained[0], build.dataset)
+        if not judges:
+            layers = new_supernet(build.space, build.request.seed)
+            load_checkpoint(path, layers)
+            judges.append(SubnetJudge(build.space, layers, build.dataset))
+        return judges[0]
 
-    return Supernet(key_of(inputs), load)
+    return Supernet(stage.key, load)
 
 
 def run_search(
-    build: Build, supernet: Supernet, predictor: LatencyPredictor, budget_ms: float, round_number: int
+    build: Build, focused: Focus, predictor: LatencyPredictor, budget_ms: float, round_number: int
 ) -> SearchResult:
-    """The front under the budget. Accuracies are kept per supernet: another budget or round never evaluates a subnet twice."""
-    fitted = asdict(predictor.affine)
-    rule = build.effort.search
-    stage = build.store.stage("search", [supernet.key, fitted, budget_ms, asdict(rule), build.request.seed])
-    log = build.store.stage("accuracy", supernet.key).path("evaluations.jsonl")
+    """The front under the budget. Accuracies are kept per supernet: another round never evaluates a subnet twice."""
+    rule, key = build.effort.search, focused.supernet.key
+    limit = build.request.max_minutes
+    stage = build.store.stage(
+        "search", [key, asdict(predictor.affine), budget_ms, asdict(rule), build.request.seed, limit]
+    )
+    log = build.store.stage("accuracy", key).path("evaluations.jsonl")
     title = "Searching" if round_number == 1 else f"Searching again, round {round_number}"
     started = time.monotonic()
-    limit_s = None if build.request.max_minutes is None else build.request.max_minutes * 60
     with build.progress.stage("search", title, cached=stage.is_done):
         if not stage.is_done:
-            judge: list[SubnetJudge] = []
-
-            def accuracy(subnet: Subnet) -> float:
-                if not judge:
-                    judge.append(supernet.load())
-                return judge[0].score(subnet)
-
             found = search(
                 build.space,
                 SpacePredictor(build.space, predictor).latency_ms,
-                Evaluations(log, accuracy),
+                Evaluations(log, _judged(focused.supernet)),
                 budget_ms,
+                focused.start,
+                focused.narrowing,
                 rule,
-                out_of_time=lambda: limit_s is not None and time.monotonic() - started > limit_s,
-                on_evaluation=lambda count, c: build.progress.update(
-                    count, rule.evaluations, f"{c.score:.1%} at {c.latency_ms:.3g} ms"
-                ),
+                build.request.seed,
+                out_of_time=lambda: limit is not None and time.monotonic() - started > limit * 60,
+                on_evaluation=_candidate_reporter(build, rule.evaluations),
             )
             stage.finish(_search_to_json(found))
     return _search_from_json(stage.outcome())
+
+
+def _judged(supernet: Supernet) -> Callable[[Subnet], float]:
+    """A scoring function that loads the supernet only when a score is really needed."""
+    return lambda subnet: supernet.load().score(subnet)
+
+
+def _candidate_reporter(build: Build, total: int) -> Callable[[int, Candidate], None]:
+    return lambda count, c: build.progress.update(count, total, f"{c.score:.1%} at {c.latency_ms:.3g} ms")
 
 
 def specialise(
@@ -136,7 +226,9 @@ def specialise(
     with build.progress.stage("fine-tune", f"Fine-tuning the winner, {recipe.epochs} epochs", cached=stage.is_done):
         if not stage.is_done:
             teacher = supernet.load().module(build.space.largest())
-            fine_tune(fine_tuned, teacher, build.dataset, recipe, build.request.seed, path, _reporter(build, recipe))
+            fine_tune(
+                fine_tuned, teacher, build.dataset, recipe, build.request.seed, path, _epoch_reporter(build, recipe)
+            )
             stage.finish({"score": _validation_score(build, fine_tuned)})
         load_checkpoint(path, fine_tuned)
     key = key_of(inputs)
@@ -207,7 +299,7 @@ def _try_pruning(
         recipe,
         build.request.seed + 1,
         stage.path("pruned.safetensors"),
-        _reporter(build, recipe),
+        _epoch_reporter(build, recipe),
     )
     after_score = _validation_score(build, pruned)
     lost = 100 * (before_score - after_score)
@@ -222,7 +314,7 @@ def _training_inputs(build: Build, recipe: Recipe) -> list[Any]:
     return [build.space.id, build.dataset.fingerprint, asdict(recipe), build.request.seed, torch.__version__, bf16]
 
 
-def _reporter(build: Build, recipe: Recipe) -> Callable[[float], None]:
+def _epoch_reporter(build: Build, recipe: Recipe) -> Callable[[float], None]:
     def on_step(epochs: float) -> None:
         build.progress.update(epochs, recipe.epochs, f"epoch {min(int(epochs) + 1, recipe.epochs)} of {recipe.epochs}")
 

@@ -1,12 +1,12 @@
 """Constrained multi-objective evolution: NSGA-II (Deb et al. 2002) on accuracy and latency, under a latency budget.
 
-First random feasible subnets are evaluated; they narrow the space and start the population. The predictor answers for thousands
-of subnets in milliseconds, so only what meets the budget is ever evaluated. The same seed takes the same path.
+The predictor answers for thousands of subnets in milliseconds, so only what meets the budget is ever evaluated. The same seed and
+start take the same path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,26 +14,25 @@ import numpy as np
 
 from edgenas.pareto import hypervolume, non_dominated
 from edgenas.search.evaluations import Candidate, Evaluations
-from edgenas.search.narrow import everything, narrow
+from edgenas.search.explore import LatencyFunction
+from edgenas.search.narrow import Narrowing
 from edgenas.spaces.space import SearchSpace, Subnet
-
-LatencyFunction = Callable[[np.ndarray], np.ndarray]  # (N, genes) -> (N,) ms
-POOL = 20_000
-TRIES = 40
 
 
 @dataclass(frozen=True)
 class SearchRule:
-    """Stops after `evaluations`, or when the hypervolume grew by less than `tolerance` over `patience` generations, or when
-    `out_of_time` says so."""
+    """`explored` random subnets come first, `neighbours` are what the supernet is trained on further, and the `start` of the
+    evolution is drawn from those. It stops after `evaluations`, or when the hypervolume grew by less than `tolerance` over
+    `patience` generations, or when the time is up."""
 
-    warm_up: int = 60
+    explored: int = 64
+    neighbours: int = 48
+    start: int = 48
     population: int = 24
     evaluations: int = 240
     patience: int = 4
     tolerance: float = 0.002
-    mutation_rate: float = 0.12
-    seed: int = 0
+    mutation_rate: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,17 @@ def search(
     latency: LatencyFunction,
     evaluations: Evaluations,
     budget_ms: float,
+    start: Sequence[Subnet],
+    narrowing: Narrowing,
     rule: SearchRule,
+    seed: int,
     *,
     out_of_time: Callable[[], bool] = lambda: False,
     on_evaluation: Callable[[int, Candidate], None] = lambda count, candidate: None,
 ) -> SearchResult:
-    """The best subnets with a predicted latency of at most `budget_ms`. Empty if none of the pool meets it."""
-    return _Evolution(space, latency, evaluations, budget_ms, rule, out_of_time, on_evaluation).run()
+    """The best subnets with a predicted latency of at most `budget_ms`. Empty if none of `start` meets it."""
+    evolution = _Evolution(space, latency, evaluations, budget_ms, narrowing, rule, seed, out_of_time, on_evaluation)
+    return evolution.run(start)
 
 
 class _Evolution:
@@ -67,51 +70,30 @@ class _Evolution:
         latency: LatencyFunction,
         evaluations: Evaluations,
         budget_ms: float,
+        narrowing: Narrowing,
         rule: SearchRule,
+        seed: int,
         out_of_time: Callable[[], bool],
         on_evaluation: Callable[[int, Candidate], None],
     ) -> None:
         self.space, self.latency, self.evaluations = space, latency, evaluations
-        self.budget_ms, self.rule = budget_ms, rule
+        self.budget_ms, self.narrowing, self.rule, self.seed = budget_ms, narrowing, rule, seed
         self.out_of_time, self.on_evaluation = out_of_time, on_evaluation
-        self.rng = np.random.default_rng(rule.seed)
+        self.rng = np.random.default_rng(seed)
         self.found: dict[str, Candidate] = {}
-        self.narrowing = everything(space)
 
-    def run(self) -> SearchResult:
-        pool = self._feasible_pool()
-        for subnet in pool[: self.rule.warm_up]:
-            self._evaluate(subnet)
+    def run(self, start: Sequence[Subnet]) -> SearchResult:
+        ms = self.latency(np.array([subnet.genome for subnet in start]))
+        for subnet, predicted in zip(start, ms, strict=True):
+            if predicted <= self.budget_ms:
+                self._evaluate(subnet, float(predicted))
         if not self.found:
             return SearchResult((), (), 0, "nothing in the space is predicted to meet the budget")
-        self.narrowing = narrow(self.space, list(self.found.values()))
+        self.worst_error = max(1 - c.score for c in self.found.values())
         stopped = self._evolve()
         evaluated = tuple(self.found.values())
-        front = tuple(evaluated[i] for i in non_dominated(self._objectives(evaluated)))
+        front = tuple(evaluated[i] for i in non_dominated(_objectives(evaluated)))
         return SearchResult(evaluated, front, self.narrowing.dropped(self.space), stopped)
-
-    def _feasible_pool(self) -> list[Subnet]:
-        """Random subnets within the budget; half of them from its upper half, where the accurate ones are."""
-        genomes = np.array([self.space.sample(self.rng).genome for _ in range(POOL // 10)])
-        ms = self.latency(genomes)
-        for _ in range(TRIES):  # a tight budget: look near the fastest that were found
-            if (ms <= self.budget_ms).sum() >= 2 * self.rule.warm_up:
-                break
-            parents = genomes[np.argsort(ms)[:200]]
-            children = [
-                self.space.mutate(self.space.subnet(tuple(parent)), self.rng, 0.2).genome
-                for parent in parents[self.rng.integers(len(parents), size=500)]
-            ]
-            genomes = np.unique(np.concatenate([genomes, np.array(children)]), axis=0)
-            ms = self.latency(genomes)
-        feasible = genomes[ms <= self.budget_ms]
-        ms = ms[ms <= self.budget_ms]
-        order = self.rng.permutation(len(feasible))
-        upper = [i for i in order if ms[i] > self.budget_ms / 2]
-        lower = [i for i in order if ms[i] <= self.budget_ms / 2]
-        mixed = [i for pair in zip(upper, lower, strict=False) for i in pair]
-        mixed += upper[len(lower) :] + lower[len(upper) :]
-        return list({s.id: s for s in (self.space.subnet(tuple(feasible[i])) for i in mixed)}.values())
 
     def _evolve(self) -> str:
         algorithm = self._nsga2()
@@ -142,29 +124,23 @@ class _Evolution:
         patience = self.rule.patience
         return len(volumes) > patience and volumes[-1] < volumes[-1 - patience] * (1 + self.rule.tolerance)
 
-    def _evaluate(self, subnet: Subnet, predicted: float | None = None) -> float:
+    def _evaluate(self, subnet: Subnet, predicted: float) -> float:
         if subnet.id not in self.found:
-            ms = float(self.latency(np.array([subnet.genome]))[0]) if predicted is None else predicted
-            self.found[subnet.id] = Candidate(subnet, self.evaluations.score(subnet), ms)
+            self.found[subnet.id] = Candidate(subnet, self.evaluations.score(subnet), predicted)
             self.on_evaluation(len(self.found), self.found[subnet.id])
         return self.found[subnet.id].score
 
-    @staticmethod
-    def _objectives(candidates: tuple[Candidate, ...]) -> np.ndarray:
-        return np.array([(c.latency_ms, 1 - c.score) for c in candidates])
-
     def _volume(self) -> float:
-        """Reference point: the budget, and the error of the worst subnet of the warm-up."""
-        candidates = tuple(self.found.values())
-        worst = max(1 - c.score for c in candidates[: self.rule.warm_up])
-        return hypervolume(self._objectives(candidates), (self.budget_ms * 1.0001, worst + 1e-6))
+        """Reference point: the budget, and the error of the worst subnet of the start."""
+        points = _objectives(tuple(self.found.values()))
+        return hypervolume(points, (self.budget_ms * 1.0001, self.worst_error + 1e-6))
 
     def _nsga2(self) -> Any:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.core.problem import Problem
 
         genes = len(self.space.radix())
-        start = np.array([c.subnet.genome for c in self._best_of_warm_up()])
+        start = np.array([c.subnet.genome for c in self._best()])
         algorithm = NSGA2(
             pop_size=self.rule.population,
             sampling=start,
@@ -173,18 +149,22 @@ class _Evolution:
             eliminate_duplicates=True,
         )
         problem = Problem(n_var=genes, n_obj=2, n_ieq_constr=1, xl=np.zeros(genes), xu=np.array(self.space.radix()) - 1)
-        algorithm.setup(problem, seed=self.rule.seed, termination=("n_gen", 10_000), verbose=False)
+        algorithm.setup(problem, seed=self.seed, termination=("n_gen", 10_000), verbose=False)
         return algorithm
 
-    def _best_of_warm_up(self) -> list[Candidate]:
+    def _best(self) -> list[Candidate]:
         """Front after front until the population is full."""
         left = list(self.found.values())
         chosen: list[Candidate] = []
         while left and len(chosen) < self.rule.population:
-            front = set(non_dominated(self._objectives(tuple(left))).tolist())
+            front = set(non_dominated(_objectives(tuple(left))).tolist())
             chosen += [c for i, c in enumerate(left) if i in front]
             left = [c for i, c in enumerate(left) if i not in front]
         return chosen[: self.rule.population]
+
+
+def _objectives(candidates: tuple[Candidate, ...]) -> np.ndarray:
+    return np.array([(c.latency_ms, 1 - c.score) for c in candidates])
 
 
 def _crossover(evolution: _Evolution) -> Any:

@@ -1,6 +1,6 @@
 """Training one set of shared weights so that any subnet cut out of it works.
 
-Every step runs the largest subnet on the labels, then the smallest and two random ones on the largest one's predictions: the
+Every step runs the largest subnet on the labels, then random ones and the smallest on the labels and the largest one's predictions: the
 sandwich rule with in-place distillation (Yu & Huang, ICCV 2019; BigNAS, Yu et al., ECCV 2020). Subnets also follow the largest one's
 features at the end of each stage (block-wise supervision as in DNA, Li et al., CVPR 2020): with several block types a stage,
 whatever comes next then meets the same representation, and few epochs are enough.
@@ -29,11 +29,10 @@ from edgenas.nets.training import (
     soft_cross_entropy,
 )
 from edgenas.network.graph import Network
-from edgenas.spaces.space import SearchSpace
+from edgenas.spaces.space import SearchSpace, Subnet
 
 RANDOM_SUBNETS = 4
-FEATURE_WEIGHT = 1.0
-LEAD_SHARE = 0.35  # of the epochs train the largest subnet alone: who follows a beginner learns nothing
+FEATURE_WEIGHT = 2.0
 
 
 def new_supernet(space: SearchSpace, seed: int) -> Layers:
@@ -42,24 +41,28 @@ def new_supernet(space: SearchSpace, seed: int) -> Layers:
 
 
 def train_supernet(
+    supernet: Layers,
     space: SearchSpace,
+    sample: Callable[[np.random.Generator], Subnet],
     dataset: Dataset,
     recipe: Recipe,
     seed: int,
     checkpoint: Path,
+    *,
+    sandwich: bool = True,
     on_epoch: Callable[[int, int, float], None] = lambda done, total, loss: None,
     on_step: Callable[[float], None] = lambda epochs: None,
 ) -> Layers:
-    """The trained weights. Saves to `checkpoint` after every epoch and goes on from there if it exists.
+    """Trains `supernet` in place on the subnets that `sample` draws (with `sandwich` the smallest ones as well), and returns it.
 
-    `on_epoch` gets (epochs done, epochs in all, the largest subnet's mean loss).
+    Saves to `checkpoint` after every epoch and goes on from there if it exists. `on_epoch` gets (epochs done, epochs in all, the
+    largest subnet's mean loss).
     """
-    supernet = new_supernet(space, seed)
     feed = TrainingFeed(dataset, recipe.batch_size, seed)
     optimiser = Optimiser(supernet, recipe, feed.steps)
     start = load_checkpoint(checkpoint, supernet, optimiser)
     largest = space.network(space.largest())
-    smallest = [space.network(subnet) for subnet in space.smallest()]
+    smallest = [space.network(subnet) for subnet in space.smallest()] if sandwich else []
     supernet.train()
     for epoch in range(start, recipe.epochs):
         rng = np.random.default_rng((seed, epoch))
@@ -72,14 +75,13 @@ def train_supernet(
             loss.backward()
             total += loss.item()
             wanted = [logits.detach(), *(teacher[name].detach().float() for name in stage_ends(space, largest))]
-            networks = []
-            if epoch >= recipe.epochs * LEAD_SHARE:
-                networks = [smallest[step % len(smallest)]]
-                networks += [space.network(space.sample(rng)) for _ in range(RANDOM_SUBNETS)]
+            networks = [space.network(sample(rng)) for _ in range(RANDOM_SUBNETS)]
+            if smallest:
+                networks.append(smallest[step % len(smallest)])
             half = len(images) // 2
             for i, network in enumerate(networks):
                 part = slice(0, half) if i % 2 else slice(half, None)
-                _distil(supernet, space, network, images[part], [w[part] for w in wanted])
+                _distil(supernet, space, network, images[part], labels[part], [w[part] for w in wanted])
             optimiser.step(epoch, step)
             on_step(epoch + (step + 1) / feed.steps)
         save_checkpoint(checkpoint, supernet, optimiser, epoch + 1)
@@ -92,12 +94,15 @@ def stage_ends(space: SearchSpace, network: Network) -> list[str]:
     return [names[-1] for names in space.segment_members(network)[:-1]]
 
 
-def _distil(supernet: Layers, space: SearchSpace, network: Network, images: Tensor, wanted: list[Tensor]) -> None:
+def _distil(
+    supernet: Layers, space: SearchSpace, network: Network, images: Tensor, labels: Tensor, wanted: list[Tensor]
+) -> None:
     """Gradients that pull a subnet's logits, and its features at the end of each stage, towards the largest subnet's."""
     px = network.input_shape[2]
     with mixed_precision():
         tensors = supernet.tensors(network, images if px == images.shape[2] else resized(images, px))
-    loss = soft_cross_entropy(tensors[network.output_name].float(), wanted[0])
+    logits = tensors[network.output_name].float()
+    loss = 0.5 * soft_cross_entropy(logits, wanted[0]) + 0.5 * F.cross_entropy(logits, labels)
     features = [tensors[name].float() for name in stage_ends(space, network)]
     for feature, target in zip(features, wanted[1:], strict=True):
         loss = loss + FEATURE_WEIGHT / len(features) * feature_loss(feature, target)
