@@ -43,12 +43,12 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(
-        ProfilePlan(covering=60, odd=24, held_out=30),
+        ProfilePlan(covering=52, odd=20, held_out=30),
         Recipe(epochs=6),
-        Recipe(epochs=6, learning_rate=0.08, warmup_share=0.05),
+        Recipe(epochs=5, learning_rate=0.08, warmup_share=0.05),
         Recipe(epochs=18, learning_rate=0.15),
         Recipe(epochs=5, learning_rate=0.03),
-        SearchRule(),
+        SearchRule(evaluations=180),
         max_resolution_px=64,
     ),
     "standard": Effort(
