@@ -138,7 +138,9 @@ def test_bad_input_is_one_sentence_and_what_to_do(runs: dict[str, Run], name: st
 def test_help_names_every_command_and_option(runs: dict[str, Run]) -> None:
     for command in ("build", "devices", "profile", "report"):
         assert re.search(rf"^  {command} +[A-Z]", runs["help"].stdout, re.MULTILINE)
-    options = "--device --target --data --latency-ms --max-accuracy-drop --max-minutes --effort --threads --seed --out --json"
+    options = (
+        "--device --target --data --latency-ms --max-accuracy-drop --max-minutes --effort --threads --seed --out --json"
+    )
     for option in options.split():
         assert option in runs["build help"].stdout
 

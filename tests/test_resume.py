@@ -1,4 +1,4 @@
-"""A build that is killed goes on where it was: SIGKILL in profiling, supernet training, search and fine-tuning.
+"""A build that is killed goes on where it was: SIGKILL in profiling, in both trainings of the supernet, search and fine-tuning.
 
 The reference is killed while it profiles, then runs to the end in one go. Latencies differ from one measurement to the next,
 so the other build gets the reference's measurements and nothing else that the reference made; it is killed in each
@@ -65,6 +65,11 @@ build(request, Progress(quiet=True), effort=effort)
 """
 # What was measured, and the decisions that follow from it under the same inputs; everything else is made again.
 KEPT = ("feasibility", "profile", "check", "prune")
+CHECKPOINTS = {
+    "supernet": "supernet-*/supernet.safetensors",
+    "focus": "focus-*/supernet.safetensors",
+    "fine-tune": "fine-tune-*/fine-tuned.safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class Killed:
 
     def has(self, pattern: str) -> bool:
         return any((self.out / "stages").glob(pattern))
+
+    def accuracies(self, trained: str) -> str:
+        """The log of what was evaluated with the weights of a training stage: its key is the stage's."""
+        return self.file(f"{trained}-*").name.replace(trained, "accuracy", 1) + "/evaluations.jsonl"
 
     def read(self, name: str) -> Any:
         return json.loads((self.out / name).read_text(encoding="utf-8"))
@@ -101,9 +110,10 @@ class Driver:
             command = [sys.executable, "-c", DRIVER, str(out), str(self.photos)]
             return subprocess.Popen(command, env=environment, cwd=self.temporary, stdout=log, stderr=log)
 
-    def kill_when(self, out: Path, is_time: Callable[[], bool]) -> None:
+    def kill_when(self, out: Path, is_time: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         process = self.start(out)
         while not is_time():
+            meanwhile()
             assert process.poll() is None, f"ended before it could be killed: {self.log.read_text()}"
             time.sleep(0.002)
         process.kill()
@@ -141,25 +151,22 @@ def survivor(driver: Driver, reference: Killed, tmp_path_factory: pytest.TempPat
         if folder.name.startswith(tuple(f"{name}-" for name in KEPT)):
             shutil.copytree(folder, build.out / "stages" / folder.name)
 
-    driver.kill_when(build.out, lambda: build.has("supernet-*/supernet.safetensors"))
-    assert not build.has("supernet-*/done.json")
-    build.at_kill["supernet"] = epoch_of(build.file("supernet-*/supernet.safetensors"))
-
-    watch = watch_epochs(build, "supernet", "supernet-*/supernet.safetensors")
+    def kill_while_training(stage: str, meanwhile: Callable[[], None] = lambda: None) -> Callable[[], None]:
+        driver.kill_when(build.out, lambda: build.has(CHECKPOINTS[stage]), meanwhile)
+        assert not build.has(f"{stage}-*/done.json")
+        build.at_kill[stage] = epoch_of(build.file(CHECKPOINTS[stage]))
+        return watch_epochs(build, stage)
 
     def is_searching() -> bool:
-        watch()
-        return line_count(build, "accuracy-*/evaluations.jsonl") >= 3
+        return build.has("focus-*/done.json") and line_count(build, build.accuracies("focus")) >= 3
 
-    driver.kill_when(build.out, is_searching)
+    watch_supernet = kill_while_training("supernet")
+    watch_focus = kill_while_training("focus", watch_supernet)
+    driver.kill_when(build.out, is_searching, watch_focus)
     assert not build.has("search-*/done.json")
-    build.at_kill["search"] = whole_lines(build.file("accuracy-*/evaluations.jsonl"))
-
-    driver.kill_when(build.out, lambda: build.has("fine-tune-*/fine-tuned.safetensors"))
-    assert not build.has("fine-tune-*/done.json")
-    build.at_kill["fine-tune"] = epoch_of(build.file("fine-tune-*/fine-tuned.safetensors"))
-
-    driver.finish(build.out, watch_epochs(build, "fine-tune", "fine-tune-*/fine-tuned.safetensors"))
+    build.at_kill["search"] = whole_lines(build.file(build.accuracies("focus")))
+    watch_fine_tune = kill_while_training("fine-tune")
+    driver.finish(build.out, watch_fine_tune)
     return build
 
 
@@ -172,7 +179,7 @@ def test_profiling_measures_nothing_twice(reference: Killed) -> None:
     assert len(measured) == len(set(measured)) == 2 * (PLAN.covering + PLAN.odd + PLAN.held_out)
 
 
-@pytest.mark.parametrize("stage", ["supernet", "fine-tune"])
+@pytest.mark.parametrize("stage", CHECKPOINTS)
 def test_training_loses_at_most_the_epoch_it_was_in(survivor: Killed, stage: str) -> None:
     epoch = survivor.at_kill[stage]
     assert 1 <= epoch < EPOCHS
@@ -180,23 +187,20 @@ def test_training_loses_at_most_the_epoch_it_was_in(survivor: Killed, stage: str
     assert min(survivor.new_epochs[stage]) > epoch, "an epoch that was saved was trained again"
 
 
-def test_the_supernet_is_the_same(reference: Killed, survivor: Killed) -> None:
-    path = "supernet-*/supernet.safetensors"
-    assert survivor.file(path).read_bytes() == reference.file(path).read_bytes()
-    losses, expected = (
-        json.loads(build.file("supernet-*/done.json").read_text())["losses"] for build in (survivor, reference)
-    )
-    assert len(expected) == EPOCHS
-    assert losses == expected[-len(losses) :]
+@pytest.mark.parametrize("stage", ["supernet", "focus"])
+def test_the_supernet_is_the_same(reference: Killed, survivor: Killed, stage: str) -> None:
+    assert survivor.file(CHECKPOINTS[stage]).read_bytes() == reference.file(CHECKPOINTS[stage]).read_bytes()
+    ours, theirs = (json.loads(build.file(f"{stage}-*/done.json").read_text()) for build in (survivor, reference))
+    assert len(theirs["losses"]) == EPOCHS
+    assert ours == theirs
 
 
 def test_the_search_evaluates_nothing_twice_and_takes_the_same_path(reference: Killed, survivor: Killed) -> None:
-    path = "accuracy-*/evaluations.jsonl"
     before = survivor.at_kill["search"]
     assert before.count(b"\n") >= 3
-    assert survivor.file(path).read_bytes().startswith(before)
-    assert survivor.file(path).read_bytes() == reference.file(path).read_bytes()
-    assert survivor.file("search-*/done.json").read_bytes() == reference.file("search-*/done.json").read_bytes()
+    assert survivor.file(survivor.accuracies("focus")).read_bytes().startswith(before)
+    for name in ("explore-*/done.json", "search-*/done.json", *map(survivor.accuracies, ("supernet", "focus"))):
+        assert survivor.file(name).read_bytes() == reference.file(name).read_bytes(), name
 
 
 def test_the_fine_tuned_network_is_the_same(reference: Killed, survivor: Killed) -> None:
@@ -243,9 +247,9 @@ def epoch_of(checkpoint: Path) -> int:
         return int(json.loads(file.metadata()["epoch"]))
 
 
-def watch_epochs(build: Killed, stage: str, pattern: str) -> Callable[[], None]:
+def watch_epochs(build: Killed, stage: str) -> Callable[[], None]:
     """Notes the epoch of every checkpoint that is saved from now on."""
-    path = build.file(pattern)
+    path = build.file(CHECKPOINTS[stage])
     last = [path.stat().st_mtime_ns]
     seen = build.new_epochs.setdefault(stage, [])
 

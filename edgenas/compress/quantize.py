@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +43,28 @@ def calibrate(network: Network, weights: Weights, images: np.ndarray, *, weight_
     return Quantization(ranges, {**weights, **_biases(quantized, network)})
 
 
+@contextlib.contextmanager
+def no_telemetry() -> Iterator[None]:
+    """NNCF reports to its makers by default, and writes an id into the user's home folder; it doesn't when the package that would do
+    so can't be imported. Nothing of the user's settings is touched."""
+    name = "openvino_telemetry"
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+
+
 def _nncf(model: onnx.ModelProto, input_name: str, images: np.ndarray, weight_bits: int) -> onnx.ModelProto:
-    os.environ.setdefault("NNCF_TELEMETRY", "OFF")
-    quiet = logging.getLogger("nncf")
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), no_telemetry():
         import nncf
         from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
 
-        quiet.setLevel(logging.ERROR)
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         advanced = nncf.AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE if weight_bits == 7 else OverflowFix.DISABLE,
             activations_quantization_params=QuantizationParameters(per_channel=False),

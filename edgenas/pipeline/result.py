@@ -33,7 +33,6 @@ def write_result(
     winner: Winner,
     shipment: Shipment,
     rounds: list[dict[str, Any]],
-    warnings: list[str],
 ) -> dict[str, Any]:
     """The whole of result.json, also returned."""
     runtime = build.machine.bench.runtime.NAME
@@ -41,6 +40,7 @@ def write_result(
     chosen = _entry(build, shipment.chosen, "model/model.onnx", winner, profile)
     measured = chosen["measured"]
     verdict = "met" if measured["p50_ms"] <= budget_ms else "not_met"
+    warnings = list(build.dataset.warnings)
     for variant in shipment.variants:
         warnings += [f"{variant.name}: {text}" for text in variant.record["measured"]["warnings"]]
     dataset = build.dataset
