@@ -26,6 +26,7 @@ from sklearn.datasets import load_sample_images
 
 from edgenas.latency import records
 from edgenas.latency.profile import ProfilePlan
+from edgenas.store import key_of
 
 pytestmark = [
     pytest.mark.heavy,
@@ -88,8 +89,8 @@ class Killed:
         return any((self.out / "stages").glob(pattern))
 
     def accuracies(self, trained: str) -> str:
-        """The log of what was evaluated with the weights of a training stage: its key is the stage's."""
-        return self.file(f"{trained}-*").name.replace(trained, "accuracy", 1) + "/evaluations.jsonl"
+        """The log of what was evaluated with the weights of a training stage, by whose key it is named."""
+        return f"accuracy-{key_of(self.file(f'{trained}-*').name.split('-')[-1])}/evaluations.jsonl"
 
     def read(self, name: str) -> Any:
         return json.loads((self.out / name).read_text(encoding="utf-8"))
@@ -145,7 +146,7 @@ def reference(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> Kille
 
 @pytest.fixture(scope="module")
 def survivor(driver: Driver, reference: Killed, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """Killed three times on its way from the reference's measurements to the end."""
+    """Killed four times on its way from the reference's measurements to the end."""
     build = Killed(tmp_path_factory.mktemp("survivor") / "out")
     for folder in (reference.out / "stages").iterdir():
         if folder.name.startswith(tuple(f"{name}-" for name in KEPT)):
