@@ -52,6 +52,7 @@ class _Family:
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
         from sklearn.linear_model import Ridge
         from sklearn.preprocessing import StandardScaler
+        from threadpoolctl import threadpool_limits
 
         kernels = list(times_ms)
         x, y = _features(kernels), np.log([max(times_ms[k], 1e-5) for k in kernels])
@@ -64,7 +65,8 @@ class _Family:
                 1e-2, (1e-4, 1.0)
             )
             self._process = GaussianProcessRegressor(shape, random_state=0)
-            with warnings.catch_warnings():  # a length scale at its bound says that a feature doesn't matter here
+            # a length scale at its bound says that a feature doesn't matter here; matrices this small are slower on two threads
+            with warnings.catch_warnings(), threadpool_limits(1):
                 warnings.simplefilter("ignore")
                 self._process.fit(x, y - self._linear.predict(x))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from edgenas.errors import InfeasibleBudget
-from edgenas.latency.predictor import LatencyPredictor
 from edgenas.network.graph import Network
 from edgenas.pipeline.context import Build, opened_build
 from edgenas.pipeline.measuring import check_feasibility, measure_untrained, profile_space
 from edgenas.pipeline.request import BuildRequest, Effort
 from edgenas.progress import Progress
+from edgenas.search.evaluations import Candidate
 from edgenas.search.evolution import SearchResult
 from edgenas.spaces.space import Subnet
 
@@ -40,19 +40,21 @@ def _build(build: Build) -> dict[str, Any]:
         last = number == build.effort.rounds
         found = run_search(build, focused, predictor, budget_ms, number)
         chosen = _best(found, budget_ms)
-        candidate = build.space.network(chosen)
-        measured_ms = _check(build, candidate, chosen)
-        rounds.append(_round(number, predictor, candidate, measured_ms, budget_ms, "candidate, before it is trained"))
+        candidate = build.space.network(chosen.subnet)
+        measured_ms = _check(build, candidate, chosen.subnet)
+        rounds.append(_round(number, chosen.latency_ms, measured_ms, budget_ms, "candidate, before it is trained"))
         if measured_ms > budget_ms and not last:
             predictor = predictor.corrected(candidate, measured_ms)
             continue
-        winner = specialise(build, focused.supernet, chosen, predictor, profile.key)
-        shipment = ship(build, winner)
-        int8_ms = shipment.variants[-1].record["measured"]["p50_ms"]
+        winner = specialise(build, focused.supernet, chosen.subnet, predictor, profile.key)
+        shipment = ship(build, winner, profile.predictors)
+        int8 = shipment.variants[-1].record
+        int8_ms = int8["measured"]["p50_ms"]
         # where FP32 is shipped for its accuracy, and is over the budget, another search would change nothing
         if int8_ms <= budget_ms or last:
             break
-        rounds.append(_round(number, predictor, winner.final.network, int8_ms, budget_ms, "after training and export"))
+        predicted_ms = int8["predicted"]["latency_ms"]
+        rounds.append(_round(number, predicted_ms, int8_ms, budget_ms, "after training and export"))
         predictor = predictor.corrected(winner.final.network, int8_ms)
 
     write_model_folder(build, shipment, winner)
@@ -62,14 +64,14 @@ def _build(build: Build) -> dict[str, Any]:
     return result
 
 
-def _best(found: SearchResult, budget_ms: float) -> Subnet:
+def _best(found: SearchResult, budget_ms: float) -> Candidate:
     """The most accurate of the front; it is within the budget by prediction."""
     if not found.front:
         raise InfeasibleBudget(
             f"no subnet of the space is predicted to meet {budget_ms:.3g} ms",
             "The smallest one was measured within the budget, so it is very close: ask for a little more.",
         )
-    return max(found.front, key=lambda candidate: candidate.score).subnet
+    return max(found.front, key=lambda candidate: candidate.score)
 
 
 def _check(build: Build, candidate: Network, subnet: Subnet) -> float:
@@ -82,12 +84,10 @@ def _check(build: Build, candidate: Network, subnet: Subnet) -> float:
     return p50_ms
 
 
-def _round(
-    number: int, predictor: LatencyPredictor, network: Network, measured_ms: float, budget_ms: float, note: str
-) -> dict[str, Any]:
+def _round(number: int, predicted_ms: float, measured_ms: float, budget_ms: float, note: str) -> dict[str, Any]:
     return {
         "round": number,
-        "predicted_ms": predictor.latency_ms(network),
+        "predicted_ms": predicted_ms,
         "measured_ms": measured_ms,
         "budget_ms": budget_ms,
         "note": note,

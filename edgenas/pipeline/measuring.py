@@ -24,7 +24,7 @@ from edgenas.pipeline.context import Build, Machine
 from edgenas.progress import Progress
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.stats import accuracy_figures
-from edgenas.store import Stage, key_of
+from edgenas.store import Stage
 
 CHECK = SamplingRule(warmup_s=0.1, min_count=100, max_count=600, max_s=0.5, chunk=10)
 TRIES = 5
@@ -102,33 +102,55 @@ def profile_inputs(space: MobileSpace, machine: Machine, plan: ProfilePlan) -> d
 
 
 def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: Stage, progress: Progress) -> Profile:
+    """Measures what isn't measured yet, writes the tables into the stage's folder and judges the predictors on held-out networks."""
     path = stage.path("records.jsonl")
     with progress.stage("profile", "Profiling kernels on the device", cached=stage.is_done):
         if not stage.is_done:
-            profile.profile(space, machine.bench, plan, machine.weight_bits, path, progress.update)
+            measured = profile.profile(space, machine.bench, plan, machine.weight_bits, path, progress.update)
+            quiet = _quiet_reference_ms(measured)
+            fitted, paths = _fitted(space, machine, measured, quiet, stage.folder)
+            rows = [
+                _held_out_row(fitted[r.precision], r, quiet)
+                for r in measured
+                if r.name.startswith(profile.HELD_OUT) and not r.error
+            ]
+            accuracy = {p: _figures([r for r in rows if r["precision"] == p]) for p in PRECISIONS}
+            stage.finish({"quiet_reference_ms": quiet, "held_out": rows, "accuracy": accuracy})
+        else:
             measured = records.read(path)
-            stage.finish({"quiet_reference_ms": _quiet_reference_ms(measured)})
-    measured = records.read(path)
-    quiet = stage.outcome()["quiet_reference_ms"]
-    failed = tuple(dict.fromkeys(r.name for r in measured if r.error))
+            fitted, paths = _fitted(space, machine, measured, stage.outcome()["quiet_reference_ms"], stage.folder)
+    outcome = stage.outcome()
+    return Profile(
+        stage.key,
+        fitted,
+        outcome["quiet_reference_ms"],
+        tuple(outcome["held_out"]),
+        outcome["accuracy"],
+        paths,
+        _failed(measured),
+    )
+
+
+def _fitted(
+    space: MobileSpace, machine: Machine, measured: list[ProfiledNetwork], quiet_ms: float, folder: Path
+) -> tuple[dict[Precision, LatencyPredictor], tuple[Path, ...]]:
+    """A predictor a precision, and the paths of the tables that they were fitted from."""
     fitted: dict[Precision, LatencyPredictor] = {}
-    held_out: list[dict[str, Any]] = []
-    accuracy: dict[Precision, dict[str, float]] = {}
     paths = []
     for precision in PRECISIONS:
-        used = [r for r in measured if r.precision == precision and not r.error]
-        training = [r for r in used if not r.name.startswith(profile.HELD_OUT)]
-        unseen = [r for r in used if r.name.startswith(profile.HELD_OUT)]
+        training = [
+            r for r in measured if r.precision == precision and not r.error and not r.name.startswith(profile.HELD_OUT)
+        ]
         if not training:
             raise TargetError(f"no network could be profiled in {precision}: {measured[0].error}")
-        found = table.from_records(_meta(space, machine, precision, quiet, failed), training)
-        paths.append(table.save(found, stage.folder))
+        found = table.from_records(_meta(space, machine, precision, quiet_ms, _failed(measured)), training)
+        paths.append(table.save(found, folder))
         fitted[precision] = predictors.fit(found, training, machine.bench.runtime.fusion(precision))
-        rows = [_held_out_row(fitted[precision], r, quiet) for r in unseen]
-        held_out += rows
-        if len(rows) > 1:
-            accuracy[precision] = _figures(rows)
-    return Profile(key_of(stage.folder.name), fitted, quiet, tuple(held_out), accuracy, tuple(paths), failed)
+    return fitted, tuple(paths)
+
+
+def _failed(measured: list[ProfiledNetwork]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(r.name for r in measured if r.error))
 
 
 def _quiet_reference_ms(measured: list[ProfiledNetwork]) -> float:
@@ -166,6 +188,8 @@ def _held_out_row(predictor: LatencyPredictor, record: ProfiledNetwork, quiet_ms
 
 
 def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    if len(rows) < 2:
+        return {}
     figures = accuracy_figures([r["predicted_ms"] for r in rows], [r["measured_ms"] for r in rows])
     covered = [r["low_ms"] <= r["measured_ms"] <= r["high_ms"] for r in rows]
     return figures | {"coverage_80": sum(covered) / len(covered)}

@@ -7,10 +7,9 @@ import platform
 from typing import Any
 
 from edgenas import __version__
-from edgenas.latency.predictor import LatencyPredictor
 from edgenas.pipeline.context import Build
 from edgenas.pipeline.measuring import Feasibility, Profile
-from edgenas.pipeline.shipping import Shipment, Variant
+from edgenas.pipeline.shipping import Shipment
 from edgenas.pipeline.training import Winner
 from edgenas.search.evolution import SearchResult
 from edgenas.store import file_hash, write_json
@@ -36,8 +35,8 @@ def write_result(
 ) -> dict[str, Any]:
     """The whole of result.json, also returned."""
     runtime = build.machine.bench.runtime.NAME
-    entries = [_entry(build, v, f"stages/{shipment.folder.name}/{v.file}", winner, profile) for v in shipment.variants]
-    chosen = _entry(build, shipment.chosen, "model/model.onnx", winner, profile)
+    entries = [{**v.record, "path": f"stages/{shipment.folder.name}/{v.file}"} for v in shipment.variants]
+    chosen = {**shipment.chosen.record, "path": "model/model.onnx"}
     measured = chosen["measured"]
     verdict = "met" if measured["p50_ms"] <= budget_ms else "not_met"
     warnings = list(build.dataset.warnings)
@@ -116,19 +115,6 @@ def write_lock(build: Build, budget_ms: float, profile: Profile, feasibility: Fe
             "files": {v.file: file_hash(shipment.folder / v.file) for v in shipment.variants},
         },
     )
-
-
-def _entry(build: Build, variant: Variant, path: str, winner: Winner, profile: Profile) -> dict[str, Any]:
-    predictor: LatencyPredictor = profile.predictors[variant.precision]
-    network = winner.final.network if variant.name in ("pruned", "int8") else winner.fine_tuned.network
-    estimate = predictor.estimate(network)
-    predicted = {
-        "latency_ms": estimate.latency_ms,
-        "low_ms": estimate.low_ms,
-        "high_ms": estimate.high_ms,
-        "provenance": estimate.provenance,
-    }
-    return {**variant.record, "path": path, "predicted": predicted}
 
 
 def _step(entry: dict[str, Any]) -> dict[str, Any]:

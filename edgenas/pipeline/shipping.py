@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from edgenas.artifacts.measurement import Measurement
 from edgenas.compress.quantize import Quantization, calibrate
 from edgenas.data import Split, balanced_accuracy
 from edgenas.errors import GateError
+from edgenas.latency.predictor import LatencyEstimate, LatencyPredictor
 from edgenas.measure import QUICK, THOROUGH
 from edgenas.nets.feed import evaluation_images
 from edgenas.nets.module import NetworkModule
@@ -52,12 +54,12 @@ class Shipment:
     folder: Path
 
 
-def ship(build: Build, winner: Winner) -> Shipment:
+def ship(build: Build, winner: Winner, predictors: Mapping[Precision, LatencyPredictor]) -> Shipment:
     inputs = [winner.key, build.machine.key, build.dataset.fingerprint, build.request.max_accuracy_drop]
     stage = build.store.stage("export", inputs)
     with build.progress.stage("export", "Quantizing, exporting and measuring", cached=stage.is_done):
         if not stage.is_done:
-            stage.finish(_export(build, winner, stage))
+            stage.finish(_export(build, winner, predictors, stage))
     outcome = stage.outcome()
     variants = tuple(Variant(**entry) for entry in outcome["variants"])
     chosen, decision = choose(variants[-2], variants[-1], build.request.max_accuracy_drop)
@@ -89,7 +91,9 @@ def choose(fp32: Variant, int8: Variant, max_drop: float) -> tuple[Variant, str]
     )
 
 
-def _export(build: Build, winner: Winner, stage: Stage) -> dict[str, Any]:
+def _export(
+    build: Build, winner: Winner, predictors: Mapping[Precision, LatencyPredictor], stage: Stage
+) -> dict[str, Any]:
     runtime = build.machine.bench.runtime
     modules = {"supernet": winner.supernet, "finetuned": winner.fine_tuned}
     if winner.pruned is not None:
@@ -116,6 +120,7 @@ def _export(build: Build, winner: Winner, stage: Stage) -> dict[str, Any]:
         write_bytes(stage.path(file), data)
         record = _record(build, name, precision, net, model, measured, len(data))
         record["max_abs_error"] = parity.get(name)
+        record["predicted"] = _predicted(predictors[precision].estimate(net))
         score = _score(build, model, net, build.dataset.validation)
         variants.append(asdict(Variant(name, precision, file, score, record)))
     return {"variants": variants}
@@ -175,6 +180,15 @@ def _record(
             "provenance": measured.provenance,
             "warnings": list(measured.warnings),
         },
+    }
+
+
+def _predicted(estimate: LatencyEstimate) -> dict[str, Any]:
+    return {
+        "latency_ms": estimate.latency_ms,
+        "low_ms": estimate.low_ms,
+        "high_ms": estimate.high_ms,
+        "provenance": estimate.provenance,
     }
 
 
