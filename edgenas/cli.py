@@ -72,9 +72,9 @@ def cli() -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("edgenas-build"), show_default=True, metavar="DIR")
 @JSON
 def build(device: str, out: Path, as_json: bool, **options: Any) -> None:
-    """Search, train, compress, export and measure a model that meets the budget.
+    """Build a model that is measured to meet the budget.
 
-    Run again, it goes on where it stopped. Exit code 0: every budget met; 1: built, but a budget was not met; 2: bad input,
+    Searches, trains, compresses, exports and measures. Run again, it goes on where it stopped. Exit code 0: every budget met; 1: built, but a budget was not met; 2: bad input,
     or a budget that nothing in the space can meet.
     """
     from edgenas.pipeline.build import build as run
@@ -92,7 +92,7 @@ def build(device: str, out: Path, as_json: bool, **options: Any) -> None:
 @click.argument("device_id", required=False, metavar="[ID]")
 @JSON
 def devices(device_id: str | None, as_json: bool) -> None:
-    """List the devices, or show what is known of one and how it is known."""
+    """List the devices, or describe one with its sources."""
     from edgenas.report.devices import describe_all, describe_one
 
     click.echo(describe_one(device_id, as_json) if device_id else describe_all(as_json))
@@ -107,9 +107,10 @@ def devices(device_id: str | None, as_json: bool) -> None:
 @SEED
 @JSON
 def profile(device: str, as_json: bool, **options: Any) -> None:
-    """Measure the kernels of the search space on the device and write its latency tables.
+    """Measure the latency tables of a device.
 
-    The tables go to the user's folder, one per precision; what is measured already is not measured again.
+    One table a precision, of the kernels that the search space for such images can reach, in the user's folder. What is
+    measured already is not measured again, and a build of the same effort and image size takes the measurements from there.
     """
     from edgenas.pipeline.profile_command import profile_device
     from edgenas.progress import Progress

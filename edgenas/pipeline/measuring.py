@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgenas import device as devices
 from edgenas.artifacts.kernel import PRECISIONS, Precision
 from edgenas.artifacts.measurement import Measurement
 from edgenas.errors import InfeasibleBudget, TargetError
@@ -24,10 +25,11 @@ from edgenas.pipeline.context import Build, Machine
 from edgenas.progress import Progress
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.stats import accuracy_figures
-from edgenas.store import Stage
+from edgenas.store import Stage, write_bytes
 
 CHECK = SamplingRule(warmup_s=0.1, min_count=100, max_count=600, max_s=0.5, chunk=10)
 TRIES = 5
+RECORDS = "records.jsonl"
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,17 @@ def check_feasibility(build: Build) -> Feasibility:
 
 
 def profile_space(build: Build) -> Profile:
+    """Takes what `edgenas profile` measured on this machine, if it did for this space and effort."""
     stage = build.store.stage("profile", profile_inputs(build.space, build.machine, build.effort.plan))
+    measured = work_folder(build.request.device) / "stages" / stage.folder.name / RECORDS
+    if measured.exists() and not stage.path(RECORDS).exists():
+        write_bytes(stage.path(RECORDS), measured.read_bytes())
     return run_profile(build.space, build.machine, build.effort.plan, stage, build.progress)
+
+
+def work_folder(device_id: str) -> Path:
+    """Where `edgenas profile` keeps its raw records."""
+    return devices.user_folder("latency_tables") / device_id / "work"
 
 
 def profile_inputs(space: MobileSpace, machine: Machine, plan: ProfilePlan) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def profile_inputs(space: MobileSpace, machine: Machine, plan: ProfilePlan) -> d
 
 def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: Stage, progress: Progress) -> Profile:
     """Measures what isn't measured yet, writes the tables into the stage's folder and judges the predictors on held-out networks."""
-    path = stage.path("records.jsonl")
+    path = stage.path(RECORDS)
     with progress.stage("profile", "Profiling kernels on the device", cached=stage.is_done):
         if not stage.is_done:
             measured = profile.profile(space, machine.bench, plan, machine.weight_bits, path, progress.update)

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgenas import device as devices
 from edgenas.pipeline.context import load_dataset, opened_machine, space_for
-from edgenas.pipeline.measuring import profile_inputs, run_profile, save_tables
+from edgenas.pipeline.measuring import profile_inputs, run_profile, save_tables, work_folder
 from edgenas.pipeline.request import EFFORTS
 from edgenas.progress import Progress
 from edgenas.store import Store
@@ -27,7 +27,7 @@ def profile_device(
     folder = devices.user_folder("latency_tables") / device
     dataset = load_dataset(data, chosen, seed, progress)
     with opened_machine(device, target, threads) as machine:
-        store = Store(folder / "work")
+        store = Store(work_folder(device))
         try:
             space = space_for(dataset)
             stage = store.stage("profile", profile_inputs(space, machine, chosen.plan))
