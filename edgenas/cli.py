@@ -74,8 +74,8 @@ def cli() -> None:
 def build(device: str, out: Path, as_json: bool, **options: Any) -> None:
     """Build a model that is measured to meet the budget.
 
-    Searches, trains, compresses, exports and measures. Run again, it goes on where it stopped. Exit code 0: every budget met; 1: built, but a budget was not met; 2: bad input,
-    or a budget that nothing in the space can meet.
+    Searches, trains, compresses, exports and measures; run again, it goes on where it stopped. Exit code 0: every budget
+    met; 1: built, but a budget was not met; 2: bad input, or a budget that nothing in the space can meet.
     """
     from edgenas.pipeline.build import build as run
     from edgenas.pipeline.request import BuildRequest
