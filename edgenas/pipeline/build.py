@@ -24,7 +24,8 @@ def build(request: BuildRequest, progress: Progress, effort: Effort | None = Non
 def _build(build: Build) -> dict[str, Any]:
     from edgenas.pipeline.result import write_lock, write_result
     from edgenas.pipeline.shipping import ship, write_model_folder
-    from edgenas.pipeline.training import focus, run_search, specialise, train
+    from edgenas.pipeline.specialising import specialise
+    from edgenas.pipeline.training import focus, run_search, train
     from edgenas.report import write as write_report
 
     feasibility = check_feasibility(build)

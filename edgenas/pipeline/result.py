@@ -10,7 +10,7 @@ from edgenas import __version__
 from edgenas.pipeline.context import Build
 from edgenas.pipeline.measuring import Feasibility, Profile
 from edgenas.pipeline.shipping import Shipment
-from edgenas.pipeline.training import Winner
+from edgenas.pipeline.specialising import Winner
 from edgenas.search.evolution import SearchResult
 from edgenas.store import file_hash, write_json
 

@@ -23,7 +23,7 @@ from edgenas.network import costs
 from edgenas.network.graph import Network
 from edgenas.pipeline.context import Build
 from edgenas.pipeline.measuring import TRIES
-from edgenas.pipeline.training import Winner
+from edgenas.pipeline.specialising import Winner
 from edgenas.store import Stage, write_bytes
 
 if TYPE_CHECKING:

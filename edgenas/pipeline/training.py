@@ -1,4 +1,4 @@
-"""The stages that train: the supernet, the search over it, and the winner's fine-tuning and pruning."""
+"""The stages from the space to a winner: the supernet, its focus on a budget, and the search."""
 
 from __future__ import annotations
 
@@ -11,31 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgenas.compress.distill import fine_tune
-from edgenas.compress.prune import plan_pruning, prune
 from edgenas.errors import InfeasibleBudget
 from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.space_predictor import SpacePredictor
-from edgenas.nets.evaluate import predict
-from edgenas.nets.feed import evaluation_images
-from edgenas.nets.module import Layers, NetworkModule
+from edgenas.nets.module import Layers
 from edgenas.nets.training import Recipe, has_fast_bf16, load_checkpoint
-from edgenas.network.channels import with_widths
 from edgenas.pipeline.context import Build
-from edgenas.pipeline.measuring import measure_untrained
 from edgenas.pipeline.request import epochs_for
 from edgenas.search.evaluations import Candidate, Evaluations
 from edgenas.search.evolution import SearchResult, search
 from edgenas.search.explore import explore, neighbourhood
 from edgenas.search.narrow import Narrowing
 from edgenas.spaces.space import Subnet
-from edgenas.store import Stage, key_of, read_json, write_json
-from edgenas.supernet.evaluate import SubnetJudge, score
+from edgenas.store import Stage, read_json, write_json
+from edgenas.supernet.evaluate import SubnetJudge
 from edgenas.supernet.train import new_supernet, train_supernet
-
-PRUNING_SHARE_OF_DROP = 0.5  # quantization may need the rest
-IMPORTANCE_LIMIT = 0.15  # of a channel group's squared norm that pruning may remove
-LATENCY_SHARE_WORTH_PRUNING = 0.02  # measured; less is within what two builds of one network differ
 
 
 @dataclass(frozen=True)
@@ -44,22 +34,6 @@ class Supernet:
 
     key: str
     load: Callable[[], SubnetJudge]
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The specialised network, in up to three states; `pruning` is result.json's entry."""
-
-    subnet: Subnet
-    supernet: NetworkModule
-    fine_tuned: NetworkModule
-    pruned: NetworkModule | None
-    pruning: dict[str, Any]
-    key: str
-
-    @property
-    def final(self) -> NetworkModule:
-        return self.pruned or self.fine_tuned
 
 
 @dataclass(frozen=True)
@@ -160,7 +134,7 @@ def _trained(
                 path,
                 sandwich=sandwich,
                 on_epoch=on_epoch,
-                on_step=_epoch_reporter(build, recipe),
+                on_step=epoch_reporter(build, recipe),
             )
             judges.append(SubnetJudge(build.space, trained, build.dataset))
             stage.finish({"losses": losses})
@@ -214,137 +188,16 @@ def _candidate_reporter(build: Build, total: int) -> Callable[[int, Candidate], 
     return lambda count, c: build.progress.update(count, total, f"{c.score:.1%} at {c.latency_ms:.3g} ms")
 
 
-def specialise(
-    build: Build, supernet: Supernet, subnet: Subnet, predictor: LatencyPredictor, profile_key: str
-) -> Winner:
-    """Inherited weights, fine-tuned with distillation from the largest subnet, and pruned where that saves measured time."""
-    recipe = epochs_for(build.effort.fine_tune, len(build.dataset.train))
-    inputs = [supernet.key, subnet.genome, asdict(recipe), build.request.seed]
-    stage = build.store.stage("fine-tune", inputs)
-    inherited = _saved(stage, "inherited", lambda: supernet.load().module(subnet), build, subnet)
-    path = stage.path("fine-tuned.safetensors")
-    fine_tuned = _copy(inherited)
-    with build.progress.stage("fine-tune", f"Fine-tuning the winner, {recipe.epochs} epochs", cached=stage.is_done):
-        if not stage.is_done:
-            teacher = supernet.load().module(build.space.largest())
-            fine_tune(
-                fine_tuned, teacher, build.dataset, recipe, build.request.seed, path, _epoch_reporter(build, recipe)
-            )
-            stage.finish({"score": _validation_score(build, fine_tuned)})
-        load_checkpoint(path, fine_tuned)
-    key = key_of(inputs)
-    pruned, pruning = _pruned(build, supernet, fine_tuned, stage.outcome()["score"], predictor, [key, profile_key])
-    return Winner(subnet, inherited, fine_tuned.eval(), pruned, pruning, key_of([key, profile_key, pruning["widths"]]))
-
-
-def _pruned(
-    build: Build,
-    supernet: Supernet,
-    module: NetworkModule,
-    before_score: float,
-    predictor: LatencyPredictor,
-    inputs: list[str],
-) -> tuple[NetworkModule | None, dict[str, Any]]:
-    recipe = epochs_for(build.effort.after_pruning, len(build.dataset.train))
-    drop = build.request.max_accuracy_drop
-    stage = build.store.stage(
-        "prune", [inputs, asdict(recipe), asdict(predictor.affine), IMPORTANCE_LIMIT, drop, build.request.seed]
-    )
-    path = stage.path("pruned.safetensors")
-    with build.progress.stage("prune", "Pruning where the table says it saves time", cached=stage.is_done):
-        if not stage.is_done:
-            plan = plan_pruning(module, predictor.latency_ms, IMPORTANCE_LIMIT)
-            outcome: dict[str, Any] = {
-                "channels_before": plan.channels_before,
-                "channels_after": plan.channels_after,
-                "predicted_saved_ms": plan.before_ms - plan.after_ms,
-                "saved_ms": None,
-                "provenance": "measured",
-                "widths": dict(plan.widths),
-                "accepted": False,
-                "note": "No step of the latency staircase below the winner's widths saves time worth its accuracy.",
-            }
-            if plan.channels_after < plan.channels_before:
-                outcome |= _try_pruning(build, supernet, module, plan.widths, before_score, recipe, stage)
-            stage.finish(outcome)
-    outcome = stage.outcome()
-    if not outcome["accepted"]:
-        return None, outcome
-    pruned = NetworkModule(with_widths(module.network, outcome["widths"]))
-    load_checkpoint(path, pruned)
-    return pruned.eval(), outcome
-
-
-def _try_pruning(
-    build: Build,
-    supernet: Supernet,
-    module: NetworkModule,
-    widths: dict[str, int] | Any,
-    before_score: float,
-    recipe: Recipe,
-    stage: Stage,
-) -> dict[str, Any]:
-    """Measured first, in one interleaved run: what saves no time isn't trained at all."""
-    smaller = with_widths(module.network, widths)
-    before, after = measure_untrained(build.machine, [module.network, smaller], "int8")
-    saved = before.p50_ms - after.p50_ms
-    found: dict[str, Any] = {"saved_ms": saved, "provenance": before.provenance}
-    if saved < LATENCY_SHARE_WORTH_PRUNING * before.p50_ms:
-        return found | {"note": "The predicted saving was not there when measured, so nothing was pruned."}
-    teacher = supernet.load().module(build.space.largest())
-    pruned = prune(module, widths)
-    fine_tune(
-        pruned,
-        teacher,
-        build.dataset,
-        recipe,
-        build.request.seed + 1,
-        stage.path("pruned.safetensors"),
-        _epoch_reporter(build, recipe),
-    )
-    after_score = _validation_score(build, pruned)
-    lost = 100 * (before_score - after_score)
-    found |= {"score_before": before_score, "score_after": after_score}
-    if lost > build.request.max_accuracy_drop * PRUNING_SHARE_OF_DROP:
-        return found | {"note": f"Pruning cost {lost:.2f} points of validation accuracy, so it was not kept."}
-    return found | {"accepted": True, "note": f"Validation accuracy changed by {-lost:+.2f} points."}
-
-
 def _training_inputs(build: Build, recipe: Recipe) -> list[Any]:
     bf16 = has_fast_bf16()
     return [build.space.id, build.dataset.fingerprint, asdict(recipe), build.request.seed, torch.__version__, bf16]
 
 
-def _epoch_reporter(build: Build, recipe: Recipe) -> Callable[[float], None]:
+def epoch_reporter(build: Build, recipe: Recipe) -> Callable[[float], None]:
     def on_step(epochs: float) -> None:
         build.progress.update(epochs, recipe.epochs, f"epoch {min(int(epochs) + 1, recipe.epochs)} of {recipe.epochs}")
 
     return on_step
-
-
-def _validation_score(build: Build, module: NetworkModule) -> float:
-    images = evaluation_images(build.dataset, build.dataset.validation, module.network.input_shape[2])
-    return score(predict(module, images), build.dataset.validation, build.dataset)
-
-
-def _saved(stage: Stage, name: str, make: Callable[[], NetworkModule], build: Build, subnet: Subnet) -> NetworkModule:
-    """A module kept in the stage's folder, made when it isn't there yet."""
-    from edgenas.nets.training import save_checkpoint
-
-    path = stage.path(f"{name}.safetensors")
-    if path.exists():
-        module = NetworkModule(build.space.network(subnet))
-        load_checkpoint(path, module)
-        return module.eval()
-    module = make()
-    save_checkpoint(path, module, None, 0)
-    return module
-
-
-def _copy(module: NetworkModule) -> NetworkModule:
-    twin = NetworkModule(module.network)
-    twin.load_state_dict(module.state_dict())
-    return twin
 
 
 def _search_to_json(found: SearchResult) -> dict[str, Any]:
