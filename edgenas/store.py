@@ -97,6 +97,10 @@ class Store:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"another edgenas is building in {root}", "Wait for it, or name another --out.") from None
+        except OSError as error:
+            raise InputError(
+                f"--out {root} can't be used: {error.strerror}", "Name a folder that can be written."
+            ) from error
 
     def stage(self, name: str, inputs: Any) -> Stage:
         key = key_of(inputs)

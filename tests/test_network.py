@@ -166,12 +166,13 @@ class TestNetwork:
             b.add("sum", "same", "wide")
 
 
-UNTIED = pytest.mark.xfail(strict=True, reason="network/channels.py ties only the operators of PASS_THROUGH")
-
-
 class TestWidths:
     def test_an_add_and_a_depthwise_convolution_tie(self) -> None:
-        assert channel_groups(residual()) == (("conv0", "conv2"), ("conv1",))
+        assert channel_groups(residual()) == (("conv1",),), "the other two make the output"
+        b = Builder((1, 2, 4, 4))
+        y = b.conv("conv2", b.conv("conv1", b.conv("conv0", INPUT, 4, 3), 4, 3), 4, 3)
+        inside = b.finish(b.linear("linear", b.flatten("flatten", b.add("add", y, "conv0")), 2))
+        assert channel_groups(inside) == (("conv0", "conv2"), ("conv1",))
         assert channel_groups(separable()) == (("conv",), ("pointwise",))
 
     def test_what_is_added_to_the_image_cannot_change(self) -> None:
@@ -179,15 +180,12 @@ class TestWidths:
         x = b.add("add1", b.conv("conv1", INPUT, 4, 3), INPUT)
         assert channel_groups(b.finish(b.add("add2", b.conv("conv2", b.conv("free", x, 8), 4), x))) == (("free",),)
 
-    @pytest.mark.parametrize(
-        "op", ["Relu", "Clip", "HardSwish", *(pytest.param(op, marks=UNTIED) for op in ("HardSigmoid", "Sigmoid"))]
-    )
+    @pytest.mark.parametrize("op", ["Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid"])
     def test_what_works_on_single_values_keeps_the_tie(self, op: str) -> None:
         b = Builder((1, 3, 4, 4))
         x = b.add("add", b.activation("activation", b.conv("conv1", INPUT, 4), op), b.conv("conv2", INPUT, 4))
         assert channel_groups(b.finish(b.linear("linear", b.flatten("flatten", x), 2))) == (("conv1", "conv2"),)
 
-    @pytest.mark.xfail(strict=True, reason="a convolution that makes the output is in a group and would lose classes")
     def test_what_the_network_returns_keeps_its_channels(self) -> None:
         b = Builder((1, 3, 4, 4))
         x = b.conv("classifier", b.conv("conv", INPUT, 4), 10)

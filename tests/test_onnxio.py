@@ -93,7 +93,6 @@ class TestWrite:
         assert read(to_onnx(network, {})) == network
         assert read(to_onnx(mixed(), random_weights(mixed()))) == mixed()
 
-    @pytest.mark.xfail(strict=True, reason="write.py makes min and max attributes, which opset 13 has as inputs")
     def test_a_clip_is_read_back(self) -> None:
         relu6 = Node("relu6", "Clip", (INPUT,), (1, 4), (("max", 6.0), ("min", 0.0)))
         network = Network(INPUT, (1, 4), (relu6,), "relu6")
@@ -178,7 +177,6 @@ class TestQdq:
         assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
         assert model.graph.node[-1].op_type == "Relu"
 
-    @pytest.mark.xfail(strict=True, reason="qdq.py gives the ReLU after a MaxPool the pool's input range")
     def test_a_relu_after_a_pool_is_not_lost(self) -> None:
         b = Builder((1, 3, 8, 8))
         x = b.activation("relu", b.max_pool("pool", b.conv("conv", INPUT, 8, 3), 2, 2))

@@ -15,6 +15,13 @@ from typing import Any
 
 import pytest
 
+from edgenas.latency.profile import ProfilePlan
+from edgenas.pipeline.context import opened_machine
+from edgenas.pipeline.measuring import profile_inputs, run_profile
+from edgenas.progress import Progress
+from edgenas.spaces.mobile import for_data
+from edgenas.store import Store
+
 pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,9 +121,24 @@ def test_bench_int8() -> None:
     assert "Every convolution runs quantized in INT8: yes" in text("bench_int8", found)
 
 
-def test_bench_pruning() -> None:
-    options = ("--covering", "12", "--odd", "4", "--subnets", "1", "--importance-limit", "0.4")
-    found = document("bench_pruning", *options)
+@pytest.fixture(scope="module")
+def finished_records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of a profile as a build leaves it behind, of grey images of 28 px."""
+    store = Store(tmp_path_factory.mktemp("profile"))
+    space, plan = for_data(28, 1, 10), ProfilePlan(covering=10, odd=4, held_out=0)
+    with opened_machine("host", None, None) as machine:
+        stage = store.stage("profile", profile_inputs(space, machine, plan))
+        run_profile(space, machine, plan, stage, Progress(quiet=True))
+    store.close()
+    return stage.path("records.jsonl")
+
+
+@pytest.mark.parametrize("is_finished", [False, True], ids=["profiles first", "takes records"])
+def test_bench_pruning(finished_records: Path, is_finished: bool) -> None:
+    profile = ("--records", str(finished_records)) if is_finished else ("--covering", "10", "--odd", "4")
+    before = sorted(finished_records.parent.iterdir())
+    found = document("bench_pruning", *profile, "--subnets", "1", "--importance-limit", "0.4")
+    assert sorted(finished_records.parent.iterdir()) == before
     (row,) = found["subnets"]
     assert 0 < row["channels_removed"] < row["channels"]
     assert row["channels_removed"] % 4 == 0

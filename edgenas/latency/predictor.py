@@ -21,7 +21,7 @@ from edgenas.network.fuse import FusionRules, fuse
 from edgenas.network.graph import Network
 
 COVERAGE = 0.8
-MIN_SAMPLES = 4  # one more than there are coefficients
+MIN_SAMPLES = 3  # as many as there are coefficients
 CORRECTION_WEIGHT = 4  # of a measured candidate, in units of all the samples fitted before
 
 
@@ -81,7 +81,7 @@ class LatencyPredictor:
         inside = self.affine.domain_ms[0] * 0.8 <= ms <= self.affine.domain_ms[1] * 1.25
         return LatencyEstimate(
             latency_ms=ms,
-            low_ms=ms * (1 - width),
+            low_ms=ms * max(0.0, 1 - width),
             high_ms=ms * (1 + width),
             provenance="calibrated" if inside else "modelled",
             kernels_ms=tuple(zip(found, times, known, strict=True)),

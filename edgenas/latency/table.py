@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,11 @@ def _time(each: list[tuple[int, ...]], quiet_ms: list[float]) -> KernelTime:
 def save(table: LatencyTable, folder: Path) -> Path:
     """`<runtime>-<precision>-t<threads>.csv` and `.meta.json` in `folder`; returns the CSV's path."""
     text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
+    writer = csv.DictWriter(text, [field.name for field in fields(Kernel)] + list(_TIMES), lineterminator="\n")
+    writer.writeheader()
     for kernel, time in table.times.items():
-        row = kernel.to_row() | {"mean_ms": f"{time.mean_ms:.6g}", "p10_ms": f"{time.p10_ms:.6g}"}
-        row |= {"p50_ms": f"{time.p50_ms:.6g}", "n": str(time.n)}
-        if writer is None:
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+        times = {name: f"{getattr(time, name):.6g}" for name in _TIMES[:3]} | {"n": str(time.n)}
+        writer.writerow(kernel.to_row() | times)
     path = folder / table.file_name
     write_text(path, text.getvalue())
     write_text(path.with_suffix(".meta.json"), json.dumps(asdict(table.meta), indent=2) + "\n")

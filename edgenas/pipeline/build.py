@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgenas.artifacts.kernel import Precision
 from edgenas.errors import InfeasibleBudget
+from edgenas.latency.fastest import FastestPredictor
 from edgenas.network.graph import Network
 from edgenas.pipeline.context import Build, opened_build
-from edgenas.pipeline.measuring import check_feasibility, measure_untrained, profile_space
+from edgenas.pipeline.measuring import check_feasibility, fast_precisions, measure_fast_precisions, profile_space
 from edgenas.pipeline.request import BuildRequest, Effort
 from edgenas.progress import Progress
 from edgenas.search.evaluations import Candidate
@@ -32,7 +34,7 @@ def _build(build: Build) -> dict[str, Any]:
     budget_ms = build.request.latency_ms or feasibility.largest_int8_ms / 2
     build.progress.say(f"  Budget: p50 of {budget_ms:.3g} ms on {build.request.device}")
     profile = profile_space(build)
-    predictor = profile.predictors["int8"]
+    predictor = FastestPredictor({p: profile.predictors[p] for p in fast_precisions(build.machine)})
     supernet = train(build)
     focused = focus(build, supernet, predictor, budget_ms)
 
@@ -43,20 +45,22 @@ def _build(build: Build) -> dict[str, Any]:
         chosen = _best(found, budget_ms)
         candidate = build.space.network(chosen.subnet)
         measured_ms = _check(build, candidate, chosen.subnet)
-        rounds.append(_round(number, chosen.latency_ms, measured_ms, budget_ms, "candidate, before it is trained"))
-        if measured_ms > budget_ms and not last:
+        fastest_ms = min(measured_ms.values())
+        rounds.append(_round(number, chosen.latency_ms, fastest_ms, budget_ms, "candidate, before it is trained"))
+        if fastest_ms > budget_ms and not last:
             predictor = predictor.corrected(candidate, measured_ms)
             continue
         winner = specialise(build, focused.supernet, chosen.subnet, predictor, profile.key)
         shipment = ship(build, winner, profile.predictors)
-        int8 = shipment.variants[-1].record
-        int8_ms = int8["measured"]["p50_ms"]
-        # where FP32 is shipped for its accuracy, and is over the budget, another search would change nothing
-        if int8_ms <= budget_ms or last:
+        final = {v.precision: v.record for v in shipment.variants[-2:]}
+        measured_ms = {p: final[p]["measured"]["p50_ms"] for p in measured_ms}
+        fastest_ms = min(measured_ms.values())
+        # where the slower one is shipped for its accuracy, and is over the budget, another search would change nothing
+        if fastest_ms <= budget_ms or last:
             break
-        predicted_ms = int8["predicted"]["latency_ms"]
-        rounds.append(_round(number, predicted_ms, int8_ms, budget_ms, "after training and export"))
-        predictor = predictor.corrected(winner.final.network, int8_ms)
+        predicted_ms = predictor.latency_ms(winner.final.network)
+        rounds.append(_round(number, predicted_ms, fastest_ms, budget_ms, "after training and export"))
+        predictor = predictor.corrected(winner.final.network, measured_ms)
 
     write_model_folder(build, shipment, winner)
     write_lock(build, budget_ms, profile, feasibility, shipment)
@@ -75,13 +79,13 @@ def _best(found: SearchResult, budget_ms: float) -> Candidate:
     return max(found.front, key=lambda candidate: candidate.score)
 
 
-def _check(build: Build, candidate: Network, subnet: Subnet) -> float:
-    """Measured p50 (ms) in INT8 before it is trained: a miss costs seconds now and minutes later."""
+def _check(build: Build, candidate: Network, subnet: Subnet) -> dict[Precision, float]:
+    """Measured p50 (ms) a precision, before it is trained: a miss costs seconds now and minutes later."""
     stage = build.store.stage("check", [subnet.genome, build.space.id, build.machine.key])
     with build.progress.stage("check", "Measuring the candidate on the device", cached=stage.is_done):
         if not stage.is_done:
-            stage.finish({"p50_ms": measure_untrained(build.machine, [candidate], "int8")[0].p50_ms})
-    p50_ms: float = stage.outcome()["p50_ms"]
+            stage.finish(measure_fast_precisions(build.machine, candidate))
+    p50_ms: dict[Precision, float] = stage.outcome()
     return p50_ms
 
 

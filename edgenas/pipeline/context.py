@@ -98,11 +98,11 @@ def space_for(dataset: Dataset) -> MobileSpace:
 def opened_build(request: BuildRequest, progress: Progress, effort: Effort | None = None) -> Iterator[Build]:
     """`effort` other than the one that the request names is for tests."""
     effort = effort or EFFORTS[request.effort]
-    device.load(request.device)  # a wrong name is said before images are read
-    dataset = load_dataset(request.data, effort, request.seed, progress)
+    # what can be refused at once is, before images are read
     with opened_machine(request.device, request.target, request.threads) as machine:
         store = Store(request.out)
         try:
+            dataset = load_dataset(request.data, effort, request.seed, progress)
             yield Build(request, effort, dataset, space_for(dataset), machine, store, progress)
         finally:
             store.close()

@@ -55,6 +55,15 @@ class Profile:
     failed: tuple[str, ...]
 
 
+def measure_fast_precisions(machine: Machine, network: Network) -> dict[Precision, float]:
+    """Measured p50 (ms) of an untrained network in each precision that is fast on the device."""
+    return {p: measure_untrained(machine, [network], p)[0].p50_ms for p in fast_precisions(machine)}
+
+
+def fast_precisions(machine: Machine) -> list[Precision]:
+    return [p for p in PRECISIONS if p in machine.spec.fast_precisions(machine.bench.runtime.NAME)]
+
+
 def measure_untrained(machine: Machine, networks: list[Network], precision: Precision) -> list[Measurement]:
     """Latency doesn't depend on the weights: random ones do, before anything is trained."""
     models = []
@@ -75,8 +84,9 @@ def check_feasibility(build: Build) -> Feasibility:
     with build.progress.stage("feasibility", "Measuring the smallest and the largest network", cached=stage.is_done):
         if not stage.is_done:
             smallest = [space.network(subnet) for subnet in space.smallest()]
-            fast = [p for p in PRECISIONS if p in machine.spec.fast_precisions()]
-            found = {p: min(m.p50_ms for m in measure_untrained(machine, smallest, p)) for p in fast}
+            found = {
+                p: min(m.p50_ms for m in measure_untrained(machine, smallest, p)) for p in fast_precisions(machine)
+            }
             best = min(found, key=lambda p: found[p])
             largest = measure_untrained(machine, [space.network(space.largest())], "int8")[0]
             stage.finish(

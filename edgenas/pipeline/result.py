@@ -62,7 +62,7 @@ def write_result(
         "front": {
             "metric": "validation " + ("balanced accuracy" if dataset.unbalanced else "top-1") + ", from the supernet",
             "provenance": "calibrated",
-            "precision": "int8",
+            "precision": shipment.chosen.precision,
             "budget_ms": budget_ms,
             "evaluated": [{"id": c.subnet.id, "latency_ms": c.latency_ms, "top1": c.score} for c in found.evaluated],
             "front": [c.subnet.id for c in found.front],

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgenas.artifacts.kernel import Precision
 from edgenas.compress.distill import fine_tune
 from edgenas.compress.prune import plan_pruning, prune
-from edgenas.latency.predictor import LatencyPredictor
+from edgenas.latency.fastest import FastestPredictor
 from edgenas.nets.evaluate import predict
 from edgenas.nets.feed import evaluation_images
 from edgenas.nets.module import NetworkModule
@@ -44,7 +45,7 @@ class Winner:
 
 
 def specialise(
-    build: Build, supernet: Supernet, subnet: Subnet, predictor: LatencyPredictor, profile_key: str
+    build: Build, supernet: Supernet, subnet: Subnet, predictor: FastestPredictor, profile_key: str
 ) -> Winner:
     """Inherited weights, fine-tuned with distillation from the largest subnet, and pruned where that saves measured time."""
     recipe = epochs_for(build.effort.fine_tune, len(build.dataset.train))
@@ -71,13 +72,13 @@ def _pruned(
     supernet: Supernet,
     module: NetworkModule,
     before_score: float,
-    predictor: LatencyPredictor,
+    predictor: FastestPredictor,
     inputs: list[str],
 ) -> tuple[NetworkModule | None, dict[str, Any]]:
     recipe = epochs_for(build.effort.after_pruning, len(build.dataset.train))
     drop = build.request.max_accuracy_drop
     stage = build.store.stage(
-        "prune", [inputs, asdict(recipe), asdict(predictor.affine), IMPORTANCE_LIMIT, drop, build.request.seed]
+        "prune", [inputs, asdict(recipe), predictor.key(), IMPORTANCE_LIMIT, drop, build.request.seed]
     )
     path = stage.path("pruned.safetensors")
     with build.progress.stage("prune", "Pruning where the table says it saves time", cached=stage.is_done):
@@ -94,7 +95,8 @@ def _pruned(
                 "note": "No step of the latency staircase below the winner's widths saves time worth its accuracy.",
             }
             if plan.channels_after < plan.channels_before:
-                outcome |= _try_pruning(build, supernet, module, plan.widths, before_score, recipe, stage)
+                precision = predictor.precision(module.network)
+                outcome |= _try_pruning(build, supernet, module, plan.widths, precision, before_score, recipe, stage)
             stage.finish(outcome)
     outcome = stage.outcome()
     if not outcome["accepted"]:
@@ -109,13 +111,14 @@ def _try_pruning(
     supernet: Supernet,
     module: NetworkModule,
     widths: Mapping[str, int],
+    precision: Precision,
     before_score: float,
     recipe: Recipe,
     stage: Stage,
 ) -> dict[str, Any]:
     """Measured first, in one interleaved run: what saves no time isn't trained at all."""
     smaller = with_widths(module.network, widths)
-    before, after = measure_untrained(build.machine, [module.network, smaller], "int8")
+    before, after = measure_untrained(build.machine, [module.network, smaller], precision)
     saved = before.p50_ms - after.p50_ms
     found: dict[str, Any] = {"saved_ms": saved, "provenance": before.provenance}
     if saved < LATENCY_SHARE_WORTH_PRUNING * before.p50_ms:

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from edgenas.errors import InfeasibleBudget
-from edgenas.latency.predictor import LatencyPredictor
-from edgenas.latency.space_predictor import SpacePredictor
+from edgenas.latency.fastest import FastestPredictor
 from edgenas.nets.module import Layers
 from edgenas.nets.training import Recipe, has_fast_bf16, load_checkpoint
 from edgenas.pipeline.context import Build
@@ -55,16 +54,16 @@ def train(build: Build) -> Supernet:
     )
 
 
-def focus(build: Build, supernet: Supernet, predictor: LatencyPredictor, budget_ms: float) -> Focus:
+def focus(build: Build, supernet: Supernet, predictor: FastestPredictor, budget_ms: float) -> Focus:
     """Evaluate random subnets within the budget, narrow the space, and train on around the best of them."""
     rule, seed = build.effort.search, build.request.seed
     recipe = epochs_for(build.effort.focus, len(build.dataset.train))
-    inputs = [supernet.key, asdict(predictor.affine), budget_ms, asdict(rule), asdict(recipe), seed]
+    inputs = [supernet.key, predictor.key(), budget_ms, asdict(rule), asdict(recipe), seed]
     stage = build.store.stage("explore", inputs)
     log = build.store.stage("accuracy", supernet.key).path("evaluations.jsonl")
     with build.progress.stage("explore", "Exploring the space under the budget", cached=stage.is_done):
         if not stage.is_done:
-            latency = SpacePredictor(build.space, predictor).latency_ms
+            latency = predictor.over(build.space)
             evaluations = Evaluations(log, _judged(supernet))
             explored = explore(
                 build.space,
@@ -150,14 +149,12 @@ def _trained(
 
 
 def run_search(
-    build: Build, focused: Focus, predictor: LatencyPredictor, budget_ms: float, round_number: int
+    build: Build, focused: Focus, predictor: FastestPredictor, budget_ms: float, round_number: int
 ) -> SearchResult:
     """The front under the budget. Accuracies are kept per supernet: another round never evaluates a subnet twice."""
     rule, key = build.effort.search, focused.supernet.key
     limit = build.request.max_minutes
-    stage = build.store.stage(
-        "search", [key, asdict(predictor.affine), budget_ms, asdict(rule), build.request.seed, limit]
-    )
+    stage = build.store.stage("search", [key, predictor.key(), budget_ms, asdict(rule), build.request.seed, limit])
     log = build.store.stage("accuracy", key).path("evaluations.jsonl")
     title = "Searching" if round_number == 1 else f"Searching again, round {round_number}"
     started = time.monotonic()
@@ -165,7 +162,7 @@ def run_search(
         if not stage.is_done:
             found = search(
                 build.space,
-                SpacePredictor(build.space, predictor).latency_ms,
+                predictor.over(build.space),
                 Evaluations(log, _judged(focused.supernet)),
                 budget_ms,
                 focused.start,

@@ -84,8 +84,9 @@ def train_supernet(
                 _distil(supernet, space, network, images[part], labels[part], [w[part] for w in wanted])
             optimiser.step(epoch, step)
             on_step(epoch + (step + 1) / feed.steps)
-        save_checkpoint(checkpoint, supernet, optimiser, epoch + 1)
+        # told before it is saved: killed in between, the epoch is trained and told again
         on_epoch(epoch + 1, recipe.epochs, total / feed.steps)
+        save_checkpoint(checkpoint, supernet, optimiser, epoch + 1)
     return supernet
 
 

@@ -1,0 +1,44 @@
+"""The latency of a network in whichever of the device's fast precisions it runs fastest: what a search under a budget looks at.
+
+INT8 is not always the faster one (small blocks, depthwise convolutions), and what is shipped is the faster within the accuracy limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgenas.artifacts.kernel import Precision
+from edgenas.latency.predictor import LatencyPredictor
+from edgenas.latency.space_predictor import SpacePredictor
+from edgenas.network.graph import Network
+from edgenas.spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class FastestPredictor:
+    """One predictor a precision."""
+
+    each: Mapping[Precision, LatencyPredictor]
+
+    def latency_ms(self, network: Network) -> float:
+        return min(predictor.latency_ms(network) for predictor in self.each.values())
+
+    def precision(self, network: Network) -> Precision:
+        """The one in which the network is predicted to be the fastest."""
+        return min(self.each, key=lambda p: self.each[p].latency_ms(network))
+
+    def over(self, space: SearchSpace) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from genomes (N, genes) to (N,) ms."""
+        tables = [SpacePredictor(space, predictor) for predictor in self.each.values()]
+        return lambda genomes: np.min([table.latency_ms(genomes) for table in tables], axis=0)
+
+    def corrected(self, network: Network, measured_ms: Mapping[Precision, float]) -> FastestPredictor:
+        return FastestPredictor({p: each.corrected(network, measured_ms[p]) for p, each in self.each.items()})
+
+    def key(self) -> dict[str, Any]:
+        """What tells two of them apart that come from the same tables."""
+        return {p: vars(each.affine) for p, each in self.each.items()}
