@@ -172,11 +172,31 @@ def test_result_has_every_key_of_schema_1(built: Built) -> None:
         assert entry["predicted"].keys() >= PREDICTED_KEYS
         assert entry["measured"].keys() >= MEASURED_KEYS
         assert entry["measured"]["energy_mj"] is None, "no meter: unknown, not guessed"
+    assert result["predictor"] == result["predictor_by_precision"][result["winner"]["precision"]]
     for precision in PRECISIONS:
-        assert result["predictor"][precision].keys() >= PREDICTOR_KEYS
-        assert result["predictor"][precision]["n_held_out"] == EFFORT.plan.held_out
+        assert result["predictor_by_precision"][precision].keys() >= PREDICTOR_KEYS
+        assert result["predictor_by_precision"][precision]["n_held_out"] == EFFORT.plan.held_out
     assert {s["name"] for s in result["stages"]} == {"data", *STAGES}
     assert all(s.keys() >= {"name", "seconds", "cached"} and not s["cached"] for s in result["stages"])
+
+
+def test_a_table_that_is_wrong_is_corrected_by_what_is_measured(built: Built, tmp_path: Path) -> None:
+    """The device's table says 0.6 of the truth: what is searched with it is over the budget when measured, so the build measures,
+    corrects its predictor, searches again and ends within the budget."""
+    wrong = built.in_copy(tmp_path / "out")
+    (profile,) = (wrong.out / "stages").glob("profile-*/done.json")
+    outcome = json.loads(profile.read_text(encoding="utf-8"))
+    profile.write_text(
+        json.dumps(outcome | {"quiet_reference_ms": 0.6 * outcome["quiet_reference_ms"]}), encoding="utf-8"
+    )
+    budget_ms = 0.6 * built.read("edgenas.lock.json")["largest_int8_p50_ms"]
+    again = replace(EFFORT, rounds=3)
+    result = build(replace(wrong.request, latency_ms=budget_ms), Progress(quiet=True), effort=again)
+    rounds = result["rounds"]
+    assert len(rounds) > 1
+    assert rounds[0]["measured_ms"] > budget_ms >= rounds[0]["predicted_ms"]
+    assert result["winner"]["measured"]["p50_ms"] <= budget_ms
+    assert result["verdict"] == "met"
 
 
 def test_what_result_names_is_there(built: Built) -> None:

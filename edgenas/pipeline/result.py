@@ -57,7 +57,8 @@ def write_result(
         "winner": chosen,
         "variants": entries,
         "baselines": [],
-        "predictor": profile.accuracy,
+        "predictor": profile.accuracy[shipment.chosen.precision],
+        "predictor_by_precision": profile.accuracy,
         "held_out": list(profile.held_out),
         "front": {
             "metric": "validation " + ("balanced accuracy" if dataset.unbalanced else "top-1") + ", from the supernet",

@@ -19,7 +19,7 @@ from edgenas.pipeline.context import Build
 from edgenas.pipeline.request import epochs_for
 from edgenas.search.evaluations import Candidate, Evaluations
 from edgenas.search.evolution import SearchResult, search
-from edgenas.search.explore import explore, neighbourhood
+from edgenas.search.explore import LatencyFunction, explore, feasible, neighbourhood
 from edgenas.search.narrow import Narrowing
 from edgenas.spaces.space import Subnet
 from edgenas.store import Stage, read_json, write_json
@@ -160,12 +160,13 @@ def run_search(
     started = time.monotonic()
     with build.progress.stage("search", title, cached=stage.is_done):
         if not stage.is_done:
+            latency = predictor.over(build.space)
             found = search(
                 build.space,
-                predictor.over(build.space),
+                latency,
                 Evaluations(log, _judged(focused.supernet)),
                 budget_ms,
-                focused.start,
+                _start(build, focused, latency, budget_ms),
                 focused.narrowing,
                 rule,
                 build.request.seed,
@@ -174,6 +175,18 @@ def run_search(
             )
             stage.finish(_search_to_json(found))
     return _search_from_json(stage.outcome())
+
+
+def _start(build: Build, focused: Focus, latency: LatencyFunction, budget_ms: float) -> list[Subnet]:
+    """Where the search starts: the neighbourhood, as far as it is within the budget. After the predictor was corrected that may be
+    none of it; then random subnets that are."""
+    count = build.effort.search.start
+    ms = latency(np.array([subnet.genome for subnet in focused.start]))
+    start = [subnet for subnet, predicted in zip(focused.start, ms, strict=True) if predicted <= budget_ms]
+    if len(start) < count:
+        rng = np.random.default_rng(build.request.seed)
+        start += [subnet for subnet, _ in feasible(build.space, latency, budget_ms, count - len(start), rng)]
+    return start
 
 
 def _judged(supernet: Supernet) -> Callable[[Subnet], float]:

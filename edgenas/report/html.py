@@ -1,9 +1,10 @@
 """result.json -> report.html: one page without scripts or network access, for light, dark, phone and paper.
 
 Reads schema 1 and these extensions, all of which may be missing or null: `example`, `decision`, `front`, `steps`,
-`pruning`, `held_out`, `rounds`, `kernel_groups` (rows of group, count, predicted_ms, measured_ms), `architecture`,
-`data`, `environment`. Accuracies, `within_5pct`, `within_10pct` and `coverage_80` are fractions of one. What is unknown
-is said to be unknown, and no latency stands without its provenance: measured, calibrated, modelled or emulated.
+`pruning`, `held_out`, `rounds`, `predictor_by_precision`, `kernel_groups` (rows of group, count, predicted_ms,
+measured_ms), `architecture`, `data`, `environment`. Accuracies, `within_5pct`, `within_10pct` and `coverage_80` are
+fractions of one. What is unknown is said to be unknown, and no latency stands without its provenance: measured,
+calibrated, modelled or emulated.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def _view(result: Row) -> Row:
         "pruning": _dict(result.get("pruning")),
         "variants": variants,
         "variants_plot": _variants_plot(variants, mark),
-        "predictor": _predictor(_dict(result.get("predictor")), winner),
+        "predictor": _predictor(_dict(result.get("predictor_by_precision") or result.get("predictor")), winner),
         "held_out": _held_out(_rows(result.get("held_out")), timed),
         "kernel_groups": [row | _difference(row) for row in _rows(result.get("kernel_groups"))],
         "shipped_difference": _difference(

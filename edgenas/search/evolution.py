@@ -83,7 +83,7 @@ class _Evolution:
         self.found: dict[str, Candidate] = {}
 
     def run(self, start: Sequence[Subnet]) -> SearchResult:
-        ms = self.latency(np.array([subnet.genome for subnet in start]))
+        ms = self.latency(np.array([subnet.genome for subnet in start])) if start else np.empty(0)
         for subnet, predicted in zip(start, ms, strict=True):
             if predicted <= self.budget_ms:
                 self._evaluate(subnet, float(predicted))
