@@ -98,11 +98,11 @@ def space_for(dataset: Dataset) -> MobileSpace:
 def opened_build(request: BuildRequest, progress: Progress, effort: Effort | None = None) -> Iterator[Build]:
     """`effort` other than the one that the request names is for tests."""
     effort = effort or EFFORTS[request.effort]
-    # what can be refused at once is, before images are read
+    # a device that is refused is, before images are read
     with opened_machine(request.device, request.target, request.threads) as machine:
-        store = Store(request.out)
+        dataset = load_dataset(request.data, effort, request.seed, progress)
+        store = Store(request.out)  # last: data that is refused leaves no folder behind
         try:
-            dataset = load_dataset(request.data, effort, request.seed, progress)
             yield Build(request, effort, dataset, space_for(dataset), machine, store, progress)
         finally:
             store.close()
