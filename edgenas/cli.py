@@ -63,7 +63,7 @@ def cli() -> None:
     type=POSITIVE,
     default=1.0,
     show_default=True,
-    help="Points of accuracy that INT8, and that pruning, may lose.",
+    help="Points of accuracy that INT8 may lose; pruning may lose half of it.",
 )
 @click.option("--max-minutes", type=POSITIVE, help="Stop the search after this time.")
 @EFFORT

@@ -133,3 +133,32 @@ def test_the_command_lists_devices_from_an_empty_folder(installed: Installed) ->
     said = installed.run(installed.python.parent / "edgenas", "devices")
     assert "jetson-nano" in said
     assert "raspberry-pi-4" in said
+
+
+TINY_BUILD = """
+import json
+from pathlib import Path
+
+from edgenas.latency.profile import ProfilePlan
+from edgenas.nets.training import Recipe
+from edgenas.pipeline.build import build
+from edgenas.pipeline.request import BuildRequest, Effort
+from edgenas.progress import Progress
+from edgenas.search.evolution import SearchRule
+
+once = Recipe(epochs=1, batch_size=512)
+rule = SearchRule(explored=6, neighbours=4, start=4, population=4, evaluations=8, patience=1)
+effort = Effort(ProfilePlan(covering=4, odd=1, held_out=2), once, once, once, once, rule, max_resolution_px=28, rounds=1)
+result = build(BuildRequest(device="host", out=Path("out"), effort="quick"), Progress(quiet=True), effort=effort)
+print(json.dumps({"data": result["data"]["name"], "shipped": result["winner"]["path"]}))
+"""
+
+
+def test_a_build_of_the_bundled_data_runs_from_an_empty_folder(installed: Installed) -> None:
+    """With nothing but the package: its data, device, agent files and report template are all in it."""
+    if "editable" in str(installed.python) or "sdist" in str(installed.python):
+        pytest.skip("it takes long: once, from the wheel")
+    said = json.loads(installed.run(installed.python, "-c", TINY_BUILD).splitlines()[-1])
+    assert said["data"] == "fashion-mnist-sample"
+    assert (installed.empty / "out" / said["shipped"]).is_file()
+    assert "<svg" in (installed.empty / "out" / "report.html").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from edgenas.search.evolution import SearchRule
 @dataclass(frozen=True)
 class BuildRequest:
     """`latency_ms` None: half of the largest subnet's measured INT8 p50. `max_accuracy_drop` is in points (0.01 of accuracy):
-    how much INT8 and pruning may each lose. `max_minutes` bounds the search."""
+    how much INT8 may lose, and twice what pruning may. `max_minutes` bounds the search."""
 
     device: str
     out: Path

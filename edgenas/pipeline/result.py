@@ -62,7 +62,7 @@ def write_result(
         "held_out": list(profile.held_out),
         "front": {
             "metric": "validation " + ("balanced accuracy" if dataset.unbalanced else "top-1") + ", from the supernet",
-            "provenance": "calibrated",
+            "provenance": chosen["predicted"]["provenance"],
             "precision": shipment.chosen.precision,
             "budget_ms": budget_ms,
             "evaluated": [{"id": c.subnet.id, "latency_ms": c.latency_ms, "top1": c.score} for c in found.evaluated],

@@ -89,7 +89,7 @@ def _pruned(
                 "channels_after": plan.channels_after,
                 "predicted_saved_ms": plan.before_ms - plan.after_ms,
                 "saved_ms": None,
-                "provenance": "measured",
+                "provenance": None,
                 "widths": dict(plan.widths),
                 "accepted": False,
                 "note": "No step of the latency staircase below the winner's widths saves time worth its accuracy.",
