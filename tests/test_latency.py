@@ -329,7 +329,7 @@ class TestProfile:
 
     def test_a_table_and_a_predictor_come_of_it(self, measured: Path) -> None:
         found = records.read(measured)
-        for precision in PRECISIONS:
+        for precision in RUNTIME.PRECISIONS:
             made = table.from_records(replace(META, precision=precision), found)
             profiled = [each for each in found if each.precision == precision and not each.name.startswith("held-out/")]
             assert made.times.keys() == {kernel for each in profiled for kernel in each.kernels}

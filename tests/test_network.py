@@ -91,7 +91,7 @@ class TestCosts:
             Node("a", "Sigmoid", (INPUT,), (1, 8)),
             Node("b", "Sigmoid", ("a",), (1, 8)),
         )
-        assert activation_peak_bytes(Network(INPUT, (1, 8), nodes, "out"), 1) == 24
+        assert activation_peak_bytes(Network(((INPUT, (1, 8)),), nodes, ("out",)), 1) == 24
 
     @given(network=networks())
     def test_costs_are_positive_and_scale(self, network: Network) -> None:
@@ -118,7 +118,7 @@ class TestNetwork:
     )
     def test_what_cannot_run_is_refused(self, nodes: tuple[Node, ...], output: str, expected: str) -> None:
         with pytest.raises(ValueError, match=expected):
-            Network("x", self.SHAPE, nodes, output)
+            Network((("x", self.SHAPE),), nodes, (output,))
 
     def test_readers_in_order_and_the_sole_one(self) -> None:
         network = residual()
@@ -130,7 +130,7 @@ class TestNetwork:
 
     def test_what_is_read_and_returned_has_no_sole_reader(self) -> None:
         nodes = (Node("a", "Relu", ("x",), (1, 2)), Node("b", "Relu", ("a",), (1, 2)))
-        assert Network("x", (1, 2), nodes, "a").sole_consumer("a") is None
+        assert Network((("x", (1, 2)),), nodes, ("a",)).sole_consumer("a") is None
 
     def test_weight_shapes(self) -> None:
         network = separable()
@@ -266,7 +266,7 @@ class TestFuse:
         network = b.finish(b.add("add", b.activation("relu", x), x))
         assert _members(network, NO_ADD) == [("conv",), ("relu",), ("add",)]
         nodes = network.nodes[:2]
-        assert _members(Network(INPUT, network.input_shape, nodes, "conv"), NO_ADD) == [("conv",), ("relu",)]
+        assert _members(Network(network.inputs, nodes, ("conv",)), NO_ADD) == [("conv",), ("relu",)]
 
     def test_an_activation_that_the_rules_do_not_name_stays_alone(self) -> None:
         b = Builder((1, 3, 4, 4))

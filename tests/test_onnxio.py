@@ -89,13 +89,13 @@ class TestWrite:
             Node("average", "AveragePool", ("sum",), (1, 4, 5, 4), (*attributes, ("strides", (2, 2)))),
             Node("pool", "GlobalAveragePool", ("average",), (1, 4, 1, 1)),
         )
-        network = Network(INPUT, (1, 4, 8, 8), nodes, "pool")
+        network = Network(((INPUT, (1, 4, 8, 8)),), nodes, ("pool",))
         assert read(to_onnx(network, {})) == network
         assert read(to_onnx(mixed(), random_weights(mixed()))) == mixed()
 
     def test_a_clip_is_read_back(self) -> None:
         relu6 = Node("relu6", "Clip", (INPUT,), (1, 4), (("max", 6.0), ("min", 0.0)))
-        network = Network(INPUT, (1, 4), (relu6,), "relu6")
+        network = Network(((INPUT, (1, 4)),), (relu6,), ("relu6",))
         assert read(to_onnx(network, {})) == network
 
     @pytest.mark.parametrize("write", ["fp32", "int8"])

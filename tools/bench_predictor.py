@@ -30,7 +30,7 @@ from typing import Any
 import click
 import numpy as np
 
-from edgenas.artifacts.kernel import PRECISIONS, Kernel, Precision
+from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.latency import profile, records
 from edgenas.latency.kernel_model import KernelModel
 from edgenas.latency.predictor import LatencyPredictor
@@ -83,7 +83,7 @@ def bench(space: MobileSpace, machine: Machine, plan: ProfilePlan, batch: int, f
     first = records.read(stage.path("records.jsonl"))
     quiet_ms = profiled.quiet_reference_ms
     precisions = {}
-    for precision in PRECISIONS:
+    for precision in machine.bench.runtime.PRECISIONS:
         fitted, unseen = split(first, precision)
         repeated = {r.name: r for r in split(second, precision)[1]}
         unseen = [r for r in unseen if r.name in repeated]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Literal
 
 from edgenas.errors import InputError
 
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+BYTES_PER_VALUE: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,6 +27,34 @@ class Kernel:
     groups: int = 1
     fused: tuple[str, ...] = ()
     precision: Precision = "fp32"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of a convolution or matrix product; other operations count none."""
+        if self.op in ("Gemm", "MatMul"):
+            return prod(self.out_shape) * self.in_shape[-1]
+        if self.op in ("Conv", "ConvTranspose"):
+            anchor, other = self.out_shape, self.in_shape
+            if self.op == "ConvTranspose":
+                anchor, other = other, anchor
+            return prod(anchor) * other[0] // self.groups * prod(self.kernel_size_hw)
+        return 0
+
+    @property
+    def params(self) -> int:
+        """Weights and biases."""
+        if self.op in ("Gemm", "MatMul"):
+            return (self.in_shape[-1] + 1) * self.out_shape[-1]
+        if self.op in ("Conv", "ConvTranspose"):
+            weights = self.in_shape[0] * self.out_shape[0] // self.groups * prod(self.kernel_size_hw)
+            return weights + self.out_shape[0]
+        return 0
+
+    @property
+    def bytes_moved(self) -> int:
+        """What is read and written at least: inputs (an added tensor too), weights and the output, each once."""
+        added = prod(self.out_shape) * ("Add" in self.fused or self.op in ("Add", "Mul", "Sub", "Div"))
+        return (prod(self.in_shape) + added + self.params + prod(self.out_shape)) * BYTES_PER_VALUE[self.precision]
 
     def to_row(self) -> dict[str, str]:
         """One CSV row: tuples as `16x28x28`, names joined with `+`."""

@@ -62,5 +62,5 @@ class Builder:
     def linear(self, name: str, x: str, features: int) -> str:
         return self._add(Node(name, "Gemm", (x,), (1, features)))
 
-    def finish(self, output: str) -> Network:
-        return Network(INPUT, self.input_shape, tuple(self._nodes), output)
+    def finish(self, *outputs: str) -> Network:
+        return Network(((INPUT, self.input_shape),), tuple(self._nodes), outputs)

@@ -17,7 +17,7 @@ def channel_groups(network: Network) -> tuple[tuple[str, ...], ...]:
     An Add ties what it adds, a depthwise convolution ties itself to what it reads. The input's channels and what is added to
     them can't change and are in no group, nor are channels that reach the output.
     """
-    root: dict[str, str] = {network.input_name: network.input_name}
+    root = {name: name for name, _ in network.inputs}
 
     def find(name: str) -> str:
         while root[name] != name:
@@ -30,7 +30,7 @@ def channel_groups(network: Network) -> tuple[tuple[str, ...], ...]:
         if node.op == "Add":
             one, other = find(node.inputs[0]), find(node.inputs[1])
             root[max(one, other, key=_order(network))] = min(one, other, key=_order(network))
-    fixed = {network.input_name, find(network.output_name)}
+    fixed = {*dict(network.inputs), *(find(name) for name in network.outputs)}
     groups: dict[str, list[str]] = {}
     for node in network.nodes:
         if node.op == "Conv" and not node.is_depthwise and find(node.name) not in fixed:
@@ -40,13 +40,13 @@ def channel_groups(network: Network) -> tuple[tuple[str, ...], ...]:
 
 def with_widths(network: Network, widths: Mapping[str, int]) -> Network:
     """The network with these convolutions at other output widths, and everything that follows from it."""
-    shapes: dict[str, Shape] = {network.input_name: network.input_shape}
+    shapes: dict[str, Shape] = dict(network.inputs)
     nodes = []
     for node in network.nodes:
         node = _resized(node, [shapes[name] for name in node.inputs], widths.get(node.name))
         shapes[node.name] = node.shape
         nodes.append(node)
-    return Network(network.input_name, network.input_shape, tuple(nodes), network.output_name)
+    return Network(network.inputs, tuple(nodes), network.outputs)
 
 
 def _resized(node: Node, inputs: list[Shape], width: int | None) -> Node:
@@ -68,5 +68,5 @@ def _resized(node: Node, inputs: list[Shape], width: int | None) -> Node:
 
 
 def _order(network: Network):  # type: ignore[no-untyped-def]
-    position = {network.input_name: -1} | {node.name: i for i, node in enumerate(network.nodes)}
+    position = dict.fromkeys(dict(network.inputs), -1) | {node.name: i for i, node in enumerate(network.nodes)}
     return position.__getitem__

@@ -29,17 +29,17 @@ def activation_peak_bytes(network: Network, bytes_per_value: int) -> int:
 
     Activation functions run in place and Flatten is a view, as in every inference runtime.
     """
-    home = {network.input_name: network.input_name}  # tensor -> the tensor whose buffer it lives in
+    home = {name: name for name, _ in network.inputs}  # tensor -> the tensor whose buffer it lives in
     for node in network.nodes:
         in_place = node.op in ("Relu", "Clip", "HardSwish", "Flatten") and network.consumers[node.inputs[0]] == (
             node.name,
         )
         home[node.name] = home[node.inputs[0]] if in_place else node.name
-    last_use = {home[network.output_name]: len(network.nodes)}
+    last_use = {home[name]: len(network.nodes) for name in network.outputs}
     for step, node in enumerate(network.nodes):
         for name in node.inputs:
             last_use[home[name]] = max(step, last_use.get(home[name], 0))
-    alive = {network.input_name: prod(network.input_shape)}
+    alive = {name: prod(shape) for name, shape in network.inputs}
     peak = sum(alive.values())
     for step, node in enumerate(network.nodes):
         alive.setdefault(home[node.name], prod(node.shape))

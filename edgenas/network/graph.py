@@ -39,15 +39,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """Nodes in an order in which they can run; `input_name` feeds the first, `output_name` is what the network returns."""
+    """Nodes in an order in which they can run, between the tensors that come in and the names of those that go out.
 
-    input_name: str
-    input_shape: Shape
+    Most networks have one input and one output; `input_name` and the like are for them (and name the first of several).
+    """
+
+    inputs: tuple[tuple[str, Shape], ...]
     nodes: tuple[Node, ...]
-    output_name: str
+    outputs: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        known = {self.input_name}
+        known = {name for name, _ in self.inputs}
         for node in self.nodes:
             missing = [i for i in node.inputs if i not in known]
             if missing:
@@ -55,8 +57,20 @@ class Network:
             if node.name in known:
                 raise ValueError(f"two tensors are called {node.name!r}")
             known.add(node.name)
-        if self.output_name not in known:
-            raise ValueError(f"the output {self.output_name!r} is made by no node")
+        if missing := [name for name in self.outputs if name not in known]:
+            raise ValueError(f"the output {missing[0]!r} is made by no node")
+
+    @property
+    def input_name(self) -> str:
+        return self.inputs[0][0]
+
+    @property
+    def input_shape(self) -> Shape:
+        return self.inputs[0][1]
+
+    @property
+    def output_name(self) -> str:
+        return self.outputs[0]
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
@@ -64,15 +78,15 @@ class Network:
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[str, ...]]:
-        """Tensor name -> names of the nodes that read it, in order; the network's output counts as none."""
-        found: dict[str, list[str]] = {name: [] for name in (self.input_name, *(node.name for node in self.nodes))}
+        """Tensor name -> names of the nodes that read it, in order; the network's outputs count as none."""
+        found: dict[str, list[str]] = {name: [] for name in (*dict(self.inputs), *(node.name for node in self.nodes))}
         for node in self.nodes:
             for name in node.inputs:
                 found[name].append(node.name)
         return {name: tuple(users) for name, users in found.items()}
 
     def shape_of(self, tensor: str) -> Shape:
-        return self.input_shape if tensor == self.input_name else self.by_name[tensor].shape
+        return self.by_name[tensor].shape if tensor in self.by_name else dict(self.inputs)[tensor]
 
     def weighted(self) -> Iterable[Node]:
         return (node for node in self.nodes if node.op in WEIGHTED)
@@ -85,6 +99,6 @@ class Network:
         return (node.shape[1], in_shape[1])
 
     def sole_consumer(self, tensor: str) -> Node | None:
-        """The one node that reads `tensor`, or None if none or several do or it is also the output."""
+        """The one node that reads `tensor`, or None if none or several do or it is also an output."""
         users = self.consumers[tensor]
-        return self.by_name[users[0]] if len(users) == 1 and tensor != self.output_name else None
+        return self.by_name[users[0]] if len(users) == 1 and tensor not in self.outputs else None

@@ -32,7 +32,7 @@ def read(model: str | Path | onnx.ModelProto) -> Network:
     """The network in a file, or in a model in memory. Raises InputError, naming the node, for what a Network can't hold."""
     graph = _open(model)
     nodes = tuple(_node(graph, proto) for proto in graph.protos if proto.output[0] not in graph.gates.values())
-    return Network(graph.input_name, graph.shape(graph.input_name), nodes, graph.output_name)
+    return Network(((graph.input_name, graph.shape(graph.input_name)),), nodes, (graph.output_name,))
 
 
 def read_weights(model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgenas import device as devices
-from edgenas.artifacts.kernel import PRECISIONS, Precision
+from edgenas.artifacts.kernel import Precision
 from edgenas.artifacts.measurement import Measurement
 from edgenas.errors import InfeasibleBudget, TargetError
 from edgenas.latency import predictor as predictors
@@ -61,7 +61,9 @@ def measure_fast_precisions(machine: Machine, network: Network) -> dict[Precisio
 
 
 def fast_precisions(machine: Machine) -> list[Precision]:
-    return [p for p in PRECISIONS if p in machine.spec.fast_precisions(machine.bench.runtime.NAME)]
+    return [
+        p for p in machine.bench.runtime.PRECISIONS if p in machine.spec.fast_precisions(machine.bench.runtime.NAME)
+    ]
 
 
 def measure_untrained(machine: Machine, networks: list[Network], precision: Precision) -> list[Measurement]:
@@ -135,7 +137,7 @@ def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: 
                 for r in measured
                 if r.name.startswith(profile.HELD_OUT) and not r.error
             ]
-            accuracy = {p: _figures([r for r in rows if r["precision"] == p]) for p in PRECISIONS}
+            accuracy = {p: _figures([r for r in rows if r["precision"] == p]) for p in machine.bench.runtime.PRECISIONS}
             stage.finish({"quiet_reference_ms": quiet, "held_out": rows, "accuracy": accuracy})
         else:
             measured = records.read(path)
@@ -158,7 +160,7 @@ def _fitted(
     """A predictor a precision, and the paths of the tables that they were fitted from."""
     fitted: dict[Precision, LatencyPredictor] = {}
     paths = []
-    for precision in PRECISIONS:
+    for precision in machine.bench.runtime.PRECISIONS:
         training = [
             r for r in measured if r.precision == precision and not r.error and not r.name.startswith(profile.HELD_OUT)
         ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgenas.onnxio.write import Weights
 
 NAME = "onnxruntime"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 AGENT_PART = Path(__file__).with_name("onnxruntime_agent.py")
 
 _FP32 = FusionRules(conv_add=True, activations_after={"Conv": ("Relu", "Clip"), "Add": ("Relu",), "Gemm": ("Relu",)})

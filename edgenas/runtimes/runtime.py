@@ -23,6 +23,7 @@ class Runtime(Protocol):
     """What a module in this folder provides."""
 
     NAME: str
+    PRECISIONS: tuple[Precision, ...]  # that it profiles and runs
     AGENT_PART: Path
 
     def fusion(self, precision: Precision) -> FusionRules: ...
