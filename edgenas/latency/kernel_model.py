@@ -1,114 +1,123 @@
-"""Milliseconds of any kernel: the table's own figure where it was measured, else a Gaussian process over kernels of its kind.
+"""Milliseconds of any kernel: the table's own figure where it was measured; else a regression over the measured kernels of its family;
+for a family that was never measured, a formula of MACs and bytes.
 
-The process works on logarithms (latency spans three decades and errors are relative), with a linear part for the scaling laws
-and a Matern part for the staircases that blocked kernels make of channel counts (Rasmussen & Williams, GPML, 2006, ch. 2 and 4).
+A family's regression is a roofline of its own (`roofline`), which is the trend beyond what was measured, and a Gaussian process on the
+logarithm of what the roofline leaves over (`gaussian_process`): blocks, tiles and steps. Latency spans four decades and errors are
+relative, hence logarithms. A family of few kernels takes the formula as its trend, shifted to where its kernels lie.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from math import log, prod
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgenas.artifacts.kernel import Kernel
+from edgenas.artifacts.latency_estimate import Source
+from edgenas.latency import roofline
+from edgenas.latency.gaussian_process import GaussianProcess
+from edgenas.latency.kernel_features import LENGTHS, STAIRCASE, family, features, plain_work, work
 
-BLOCK = 16  # channels that blocked CPU kernels handle at once
-MIN_FOR_PROCESS = 12
+MIN_FOR_MODEL = 3  # kernels of a family; below it the formula answers
+MIN_FOR_PROCESS = 12  # kernels of a family from which on it has a trend of its own; below, it is the formula's
+LEAST_MS = 1e-5  # runtimes report whole microseconds, some of them 0
+MEASURED_STD = 0.02
+LEAST_FORMULA_STD = 0.5
+
+
+@dataclass(frozen=True)
+class KernelGuess:
+    """`relative_std` is the standard deviation of log(ms): 0.1 means that the truth lies within about 10 %, two times out of three."""
+
+    ms: float
+    relative_std: float
+    source: Source
 
 
 class KernelModel:
-    """`times_ms` are the measured kernels. Answers are kept, so a kernel is worked out once."""
+    """`times_ms` are the measured kernels. Answers are kept, so a kernel is worked out once; each depends on the measured kernels
+    alone, to the last bit, never on what else is asked. Families are fitted when they are first asked for."""
 
     def __init__(self, times_ms: Mapping[Kernel, float]) -> None:
         self.measured = dict(times_ms)
-        self._known: dict[Kernel, float] = dict(times_ms)
+        self._known = {kernel: KernelGuess(ms, MEASURED_STD, "table") for kernel, ms in self.measured.items()}
+        self._families: dict[str, list[Kernel]] = {}
+        for kernel in sorted(self.measured):
+            self._families.setdefault(family(kernel), []).append(kernel)
         self._models: dict[str, _Family] = {}
+        self._formula: _Formula | None = None
 
     def is_measured(self, kernel: Kernel) -> bool:
         return kernel in self.measured
 
     def times_ms(self, kernels: Sequence[Kernel]) -> list[float]:
-        missing = [kernel for kernel in dict.fromkeys(kernels) if kernel not in self._known]
-        for family in {_family(kernel) for kernel in missing}:
-            group = [kernel for kernel in missing if _family(kernel) == family]
-            self._known.update(zip(group, self._model(family).predict(group), strict=True))
+        return [guess.ms for guess in self.estimates(kernels)]
+
+    def estimates(self, kernels: Sequence[Kernel]) -> list[KernelGuess]:
+        """One a kernel, in their order. Raises ValueError if nothing was measured and something is asked."""
+        for kernel in kernels:
+            if kernel not in self._known:
+                self._known[kernel] = self._guess(kernel)
         return [self._known[kernel] for kernel in kernels]
 
-    def _model(self, family: str) -> _Family:
-        if family not in self._models:
-            group = {k: ms for k, ms in self.measured.items() if _family(k) == family}
-            self._models[family] = _Family(group or self.measured)
-        return self._models[family]
+    def _guess(self, kernel: Kernel) -> KernelGuess:
+        if self._formula is None:
+            if not self.measured:
+                raise ValueError("a KernelModel of no measured kernels can't answer for any other")
+            self._formula = _Formula(self.measured)
+        name = family(kernel)
+        members = self._families.get(name, [])
+        if len(members) < MIN_FOR_MODEL:
+            return KernelGuess(float(np.exp(self._formula.log_ms([kernel])[0])), self._formula.relative_std, "formula")
+        if name not in self._models:
+            self._models[name] = _Family({k: self.measured[k] for k in members}, self._formula)
+        log_ms, std = self._models[name].predict(kernel)
+        return KernelGuess(float(np.exp(log_ms)), std, "model")
+
+
+class _Formula:
+    """One roofline over all measured kernels, whatever they are."""
+
+    def __init__(self, times_ms: Mapping[Kernel, float]) -> None:
+        kernels = sorted(times_ms)
+        self._rates = roofline.fit(_table(plain_work, kernels), _ms(times_ms, kernels))
+        left_over = np.log(_ms(times_ms, kernels)) - self.log_ms(kernels)
+        self.relative_std = max(LEAST_FORMULA_STD, float(np.sqrt((left_over**2).mean())))
+
+    def log_ms(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        return roofline.log_ms(self._rates, _table(plain_work, kernels))
 
 
 class _Family:
     """One regression over the kernels of one kind."""
 
-    def __init__(self, times_ms: Mapping[Kernel, float]) -> None:
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-        from sklearn.linear_model import Ridge
-        from sklearn.preprocessing import StandardScaler
-        from threadpoolctl import threadpool_limits
-
+    def __init__(self, times_ms: Mapping[Kernel, float], formula: _Formula) -> None:
         kernels = list(times_ms)
-        x, y = _features(kernels), np.log([max(times_ms[k], 1e-5) for k in kernels])
-        self._scale = StandardScaler().fit(x)
-        x = self._scale.transform(x)
-        self._linear = Ridge(alpha=1.0).fit(x, y)
-        self._process: Any = None
+        ms = _ms(times_ms, kernels)
+        self._formula, self._shift = formula, 0.0
+        self._rates: np.ndarray | None = None
         if len(kernels) >= MIN_FOR_PROCESS:
-            shape = ConstantKernel(0.1) * Matern(np.full(x.shape[1], 3.0), (0.3, 100.0), nu=1.5) + WhiteKernel(
-                1e-2, (1e-4, 1.0)
-            )
-            self._process = GaussianProcessRegressor(shape, random_state=0)
-            # a length scale at its bound says that a feature doesn't matter here; matrices this small are slower on two threads
-            with warnings.catch_warnings(), threadpool_limits(1):
-                warnings.simplefilter("ignore")
-                self._process.fit(x, y - self._linear.predict(x))
+            self._rates = roofline.fit(_table(work, kernels), ms)
+        else:
+            self._shift = float(np.median(np.log(ms) - formula.log_ms(kernels)))
+        left_over = np.log(ms) - self._trend(kernels)
+        self._process = GaussianProcess(_table(features, kernels), left_over, np.array([*LENGTHS.values()]), STAIRCASE)
 
-    def predict(self, kernels: Sequence[Kernel]) -> list[float]:
-        x = self._scale.transform(_features(kernels))
-        # the mean of the posterior, summed row by row: a matrix product's last bits depend on how many kernels are asked at once
-        log_ms = (x * self._linear.coef_).sum(axis=1) + self._linear.intercept_
-        if self._process is not None:
-            covariance = self._process.kernel_(x, self._process.X_train_)
-            log_ms = log_ms + (covariance * self._process.alpha_).sum(axis=1)
-        return [float(v) for v in np.exp(log_ms)]
+    def predict(self, kernel: Kernel) -> tuple[float, float]:
+        """Logarithm of ms, and its standard deviation."""
+        mean, std = self._process.predict(np.array(features(kernel)))
+        return float(self._trend([kernel])[0]) + mean, std
+
+    def _trend(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        if self._rates is None:
+            return self._formula.log_ms(kernels) + self._shift
+        return roofline.log_ms(self._rates, _table(work, kernels))
 
 
-def _family(kernel: Kernel) -> str:
-    if kernel.op == "Conv":
-        return "depthwise" if kernel.groups > 1 else "conv"
-    return kernel.op
+def _table(columns_of: Callable[[Kernel], list[float]], kernels: Iterable[Kernel]) -> np.ndarray:
+    return np.array([columns_of(kernel) for kernel in kernels])
 
 
-def _features(kernels: Sequence[Kernel]) -> np.ndarray:
-    return np.array([_feature_row(kernel) for kernel in kernels])
-
-
-def _feature_row(k: Kernel) -> list[float]:
-    c_in, c_out = k.in_shape[0], k.out_shape[0]
-    inner = prod(k.in_shape) if k.op == "Gemm" else c_in // k.groups
-    work = prod(k.kernel_size_hw) if k.op == "Conv" else 1
-    positions = prod(k.out_shape[1:])
-    return [
-        log(c_in),
-        log(c_out),
-        log(positions),
-        log(max(work, 1) * inner * c_out * positions),
-        log(prod(k.in_shape) + prod(k.out_shape)),
-        log(_padded(c_in) / c_in),
-        log(_padded(c_out) / c_out),
-        float(k.kernel_size_hw[0]),
-        float(k.stride_hw[0]),
-        float("Add" in k.fused),
-        float(len(k.fused)),
-    ]
-
-
-def _padded(channels: int) -> int:
-    return -(-channels // BLOCK) * BLOCK
+def _ms(times_ms: Mapping[Kernel, float], kernels: Iterable[Kernel]) -> np.ndarray:
+    return np.array([max(times_ms[kernel], LEAST_MS) for kernel in kernels])
