@@ -123,8 +123,8 @@ def work(k: Kernel) -> list[float]:
     winograd = _suits_winograd(k)
     return [
         1.0,
+        macs,
         0.0 if winograd else macs,
-        macs if winograd else 0.0,
         float(values_in),
         float(values_out * (1 + ("Add" in k.fused))),
         float(k.params * size),
