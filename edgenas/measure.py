@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgenas.artifacts.kernel import Precision
 from edgenas.artifacts.measurement import Measurement
 from edgenas.network.builder import INPUT, Builder
+from edgenas.network.fuse import FusionRules
 from edgenas.network.graph import Network
 from edgenas.onnxio.random_weights import random_weights
 from edgenas.runtimes.runtime import Runtime
@@ -70,6 +72,14 @@ class Bench:
 
     def probe(self) -> dict[str, Any]:
         return self._agent.request({"do": "probe"})
+
+    def fusion(self, precision: Precision) -> FusionRules:
+        """What the runtime fuses on this target's CPU."""
+        return self.runtime.fusion(precision, self._isa)
+
+    @functools.cached_property
+    def _isa(self) -> tuple[str, ...]:
+        return tuple(self.probe()["isa"])
 
     def time_models(
         self,

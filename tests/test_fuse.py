@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import platform
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from edgenas.artifacts.kernel import Precision
+from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.latency.profile import odd_widths
 from edgenas.measure import Bench, reference_network
 from edgenas.network.fuse import FusedKernel, fuse
 from edgenas.network.graph import Network
 from edgenas.onnxio.random_weights import random_ranges, random_weights
+from edgenas.onnxio.read import read
 from edgenas.runtimes.runtime import load_runtime
 from edgenas.spaces.mobile import for_data
 from edgenas.targets.target import open_target
+from tools.known_networks import light_models
 
 MOVES = {"ReorderInput", "ReorderOutput", "Transpose", "QuantizeLinear", "DequantizeLinear"}
 CHUNKS, CHUNK = 2, 3
@@ -59,7 +66,7 @@ def profiled(request: pytest.FixtureRequest, bench: Bench) -> list[Profiled]:
             else bench.runtime.int8_model(network, weights, random_ranges(network, seed), 7)
         )
         nodes = bench.profile_nodes(model, chunks=CHUNKS, chunk=CHUNK).nodes
-        found.append(Profiled(nodes, fuse(network, bench.runtime.fusion(precision), precision)))
+        found.append(Profiled(nodes, fuse(network, bench.fusion(precision), precision)))
     return found
 
 
@@ -87,4 +94,35 @@ def test_a_kernel_is_one_operation_of_the_runtime(bench: Bench, profiled: list[P
             if owners and node["op"] not in MOVES:
                 operations[owners[0]].append(node["op"])
         for fused, found in zip(each.kernels, operations, strict=True):
-            assert len(found) == 1 or (fused.kernel.op == "Flatten" and not found), f"{fused.members}: {found}"
+            alone = fused.kernel.op in ("Flatten", *MOVES)
+            assert len(found) == 1 or (alone and not found), f"{fused.members}: {found}"
+
+
+CALLED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "QuickGelu": "Swish", "Upsample": "Resize", "Flatten": "Reshape"}
+SCALES = ("BatchNormalization", "Mul")  # of a blocked tensor: a convolution of one weight a channel to the runtime
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime's blocked layout is that of x86")
+@pytest.mark.parametrize("name", ["densenet121", "resnet50", "shufflenet", "squeezenet"])
+def test_kernels_are_the_nodes_of_the_runtimes_own_optimised_graph(name: str, bench: Bench, tmp_path: Path) -> None:
+    """Models that others wrote: with unfolded BatchNorm, sums, concatenations, channel shuffles, reorders between layouts."""
+    path = light_models()[name]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    kernels = [fused.kernel for fused in fuse(read(path), bench.fusion("fp32"), "fp32")]
+    assert Counter(map(_of_runtime, nodes)) == Counter(map(_of_kernel, kernels))
+
+
+def _of_runtime(node: onnx.NodeProto) -> tuple[str, ...]:
+    op = CALLED.get(node.op_type, node.op_type)
+    added = ("Add",) if op == "Conv" and len(node.input) > 3 and node.input[3] else ()
+    activation = [a.s.decode() for a in node.attribute if a.name == "activation"]
+    return (op, *added, *activation)
+
+
+def _of_kernel(kernel: Kernel) -> tuple[str, ...]:
+    op = "Conv" if kernel.layout and kernel.op in SCALES else CALLED.get(kernel.op, kernel.op)
+    return (op, *("Add" if fused == "Sum" else fused for fused in kernel.fused))

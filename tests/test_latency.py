@@ -39,6 +39,7 @@ from edgenas.stats import quiet_chunks
 from edgenas.targets.target import open_target
 
 RUNTIME = load_runtime("onnxruntime")
+ISA = ("avx2", "avx512f")
 SPACE = MobileSpace(
     channels=1,
     classes=3,
@@ -52,7 +53,7 @@ META = TableMeta("host", "onnxruntime", "1.2", "int8", 1, SPACE.id, QUIET_MS, {"
 
 
 def kernels_of(network: Network, precision: Precision = "int8") -> tuple[Kernel, ...]:
-    return tuple(fused.kernel for fused in fuse(network, RUNTIME.fusion(precision), precision))
+    return tuple(fused.kernel for fused in fuse(network, RUNTIME.fusion(precision, ISA), precision))
 
 
 def subnets(count: int, seed: int = 0) -> list[Subnet]:
@@ -334,7 +335,7 @@ class TestProfile:
             profiled = [each for each in found if each.precision == precision and not each.name.startswith("held-out/")]
             assert made.times.keys() == {kernel for each in profiled for kernel in each.kernels}
             assert all(time.mean_ms >= 0 and time.n > 0 for time in made.times.values())
-            predictor = predictors.fit(made, profiled, RUNTIME.fusion(precision))
+            predictor = predictors.fit(made, profiled, RUNTIME.fusion(precision, ISA))
             assert len(predictor.samples) == len(profiled) == 3
             assert all(
                 predictor.affine.apply(np.array([total]), np.array([n])) > 0 for total, n, _ in predictor.samples
@@ -400,7 +401,7 @@ def fitted(noise: float = 0.0, known: float = 1.0, count: int = 20, slow: int = 
         found.append(record(f"{i}", subnet, ms))
     made = true_table()
     kept = {kernel: time for kernel, time in made.times.items() if rng.random() < known}
-    return predictors.fit(replace(made, times=kept), found, RUNTIME.fusion("int8"))
+    return predictors.fit(replace(made, times=kept), found, RUNTIME.fusion("int8", ISA))
 
 
 @cache
@@ -445,7 +446,7 @@ class TestPredictor:
         # everything takes twice as long, the reference model too
         found = [record(subnet.id, subnet, true_ms(SPACE.network(subnet))) for subnet in subnets(20, seed=3)]
         slowed = [replace(each, whole=_twice_as_slow(each.whole)) for each in found if each.whole]
-        predictor = predictors.fit(true_table(), slowed, RUNTIME.fusion("int8"))
+        predictor = predictors.fit(true_table(), slowed, RUNTIME.fusion("int8", ISA))
         for network in map(SPACE.network, subnets(20, seed=11)):
             assert np.isclose(predictor.latency_ms(network), true_ms(network), rtol=1e-5)
 
@@ -455,7 +456,7 @@ class TestPredictor:
             replace(good[0], precision="fp32", whole=measured_as(99)),
             replace(good[1], whole=None, error="broken"),
         ]
-        fits = [predictors.fit(true_table(), found, RUNTIME.fusion("int8")) for found in (good, good + noise)]
+        fits = [predictors.fit(true_table(), found, RUNTIME.fusion("int8", ISA)) for found in (good, good + noise)]
         assert fits[0].affine == fits[1].affine
 
     @settings(max_examples=50)

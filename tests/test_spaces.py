@@ -22,6 +22,7 @@ from edgenas.spaces.mobile import MobileSpace, Stage, for_data
 from edgenas.spaces.space import Genome, SearchSpace, Subnet
 
 RUNTIME = load_runtime("onnxruntime")
+ISA = ("avx2", "avx512f")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
@@ -200,9 +201,12 @@ def _kernels_by_segment(space: SearchSpace, subnet: Subnet, precision: Precision
     segments = space.segment_members(network)
     owner = {name: place for place, names in enumerate(segments) for name in names}
     found: list[list[Kernel]] = [[] for _ in segments]
-    for fused in fuse(network, RUNTIME.fusion(precision), precision):
-        assert len({owner[name] for name in fused.members}) == 1, f"{fused.members} lie in more than one segment"
-        found[owner[fused.members[0]]].append(fused.kernel)
+    place = len(segments) - 1
+    for fused in reversed(fuse(network, RUNTIME.fusion(precision, ISA), precision)):
+        if fused.members:  # a move belongs to what reads it, the kernel after it
+            assert len({owner[name] for name in fused.members}) == 1, f"{fused.members} lie in more than one segment"
+            place = owner[fused.members[0]]
+        found[place].append(fused.kernel)
     return [tuple(kernels) for kernels in found]
 
 

@@ -206,8 +206,8 @@ class TestEveryRuntime:
         runtime = bench.runtime
         assert load_runtime(runtime.NAME) is runtime
         assert runtime.AGENT_PART.is_file()
-        assert isinstance(runtime.fusion("fp32"), FusionRules)
-        assert isinstance(runtime.fusion("int8"), FusionRules)
+        assert isinstance(bench.fusion("fp32"), FusionRules)
+        assert isinstance(bench.fusion("int8"), FusionRules)
         members = [name for name in vars(Runtime) if not name.startswith("_")] + list(Runtime.__annotations__)
         assert [name for name in members if not hasattr(runtime, name)] == []
 

@@ -26,6 +26,7 @@ class Kernel:
     pads: tuple[int, ...] = ()
     groups: int = 1
     fused: tuple[str, ...] = ()
+    layout: str = ""  # "blocked": channels lie in blocks (ONNX Runtime's NCHWc); empty: the plain one
     precision: Precision = "fp32"
 
     @property
@@ -66,7 +67,7 @@ class Kernel:
         values: dict[str, Any] = {}
         for key, read in _READERS.items():
             try:
-                values[key] = read(row[key])
+                values[key] = read(row.get(key, "") if key == "layout" else row[key])
             except (KeyError, ValueError) as error:
                 raise InputError(f"the kernel column {key!r} holds {row.get(key)!r}, which can't be read") from error
         return Kernel(**values)
@@ -98,5 +99,6 @@ _READERS: dict[str, Any] = {
     "pads": _integers,
     "groups": int,
     "fused": lambda text: tuple(text.split("+")) if text else (),
+    "layout": str,
     "precision": _precision,
 }

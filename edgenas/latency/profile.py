@@ -108,7 +108,7 @@ def profile(
     total = plan.covering + plan.odd + plan.held_out
 
     def kernels_of(network: Network) -> set[Kernel]:
-        return {f.kernel for f in fuse(network, bench.runtime.fusion("int8"), "int8")}
+        return {f.kernel for f in fuse(network, bench.fusion("int8"), "int8")}
 
     for count, planned in enumerate(plan_networks(space, plan, kernels_of)):
         on_progress(count, total, planned.name)
@@ -129,7 +129,7 @@ def _measure(planned: PlannedNetwork, bench: Bench, weight_bits: int, seed: int)
         "int8": bench.runtime.int8_model(network, weights, random_ranges(network, seed), weight_bits),
     }
     precisions: tuple[Precision, ...] = ("fp32", "int8")
-    kernels = {p: fuse(network, bench.runtime.fusion(p), p) for p in precisions}
+    kernels = {p: fuse(network, bench.fusion(p), p) for p in precisions}
     try:
         wholes = bench.time_models([models[p] for p in precisions], QUICK, tries=TRIES)
         profiles = {p: NOTHING if planned.held_out else bench.profile_nodes(models[p], tries=TRIES) for p in precisions}

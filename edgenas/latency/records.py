@@ -26,7 +26,7 @@ class ProfiledNetwork:
     name: str
     precision: Precision
     kernels: tuple[Kernel, ...]
-    kernel_us: tuple[tuple[int, ...] | None, ...]
+    kernel_us: tuple[tuple[float, ...] | None, ...]
     reference_cpu_ns: tuple[int, ...]
     chunk: int
     whole: Measurement | None

@@ -61,7 +61,10 @@ class SpacePredictor:
         fused = fuse(network, self.predictor.rules, self.predictor.precision)
         times = self.predictor.kernels.times_ms([f.kernel for f in fused])
         sums = [(0.0, 0)] * (max(owner.values()) + 1)
-        for f, ms in zip(fused, times, strict=True):
-            so_far = sums[owner[f.members[0]]]
-            sums[owner[f.members[0]]] = (so_far[0] + ms, so_far[1] + 1)
+        segment = len(sums) - 1
+        for f, ms in reversed(
+            list(zip(fused, times, strict=True))
+        ):  # a move belongs to what reads it, the kernel after it
+            segment = owner[f.members[0]] if f.members else segment
+            sums[segment] = (sums[segment][0] + ms, sums[segment][1] + 1)
         return sums

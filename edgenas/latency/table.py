@@ -61,7 +61,7 @@ class LatencyTable:
 def from_records(meta: TableMeta, records: Iterable[ProfiledNetwork]) -> LatencyTable:
     """The table of the records of `meta.precision`."""
     quiet = meta.quiet_reference_ms
-    runs: dict[Kernel, list[tuple[int, ...]]] = {}
+    runs: dict[Kernel, list[tuple[float, ...]]] = {}
     quiet_ms: dict[Kernel, list[float]] = {}
     for record in records:
         if record.precision == meta.precision and record.error is None:
@@ -72,7 +72,7 @@ def from_records(meta: TableMeta, records: Iterable[ProfiledNetwork]) -> Latency
     return LatencyTable(meta, {k: _time(runs[k], quiet_ms[k]) for k in sorted(runs)})
 
 
-def _time(each: list[tuple[int, ...]], quiet_ms: list[float]) -> KernelTime:
+def _time(each: list[tuple[float, ...]], quiet_ms: list[float]) -> KernelTime:
     every = np.concatenate([np.asarray(us, float) for us in each])
     return KernelTime(
         mean_ms=float(np.quantile(quiet_ms, 0.25)),

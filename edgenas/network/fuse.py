@@ -1,78 +1,257 @@
-"""Network -> Kernels, under a runtime's fusion rules given as data."""
+"""Network -> Kernels, under a runtime's fusion rules given as data: what runs as one, in which layout, and what is moved between."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.network.graph import Network, Node, Shape
 
+BLOCKED = "blocked"
+CHANNELS_LAST = (0, 2, 3, 1)
+PARTS = ("Part",)  # further outputs of a node: made by its kernel
+
+
+@dataclass(frozen=True)
+class BlockedLayout:
+    """A layout in which channels lie in blocks of `block` (NCHWc), and what runs in it.
+
+    A convolution needs input channels in multiples of `conv_multiple`, or fewer than a block (it then reads the plain layout), a
+    pool whole blocks. `elementwise` runs in whichever layout its input has; `unpadded` too, but in whole blocks only.
+    """
+
+    block: int
+    conv_multiple: int
+    pools: tuple[str, ...]
+    global_pools: tuple[str, ...]
+    elementwise: tuple[str, ...]
+
+    def takes_conv(self, network: Network, node: Node) -> bool:
+        c_in, c_out, groups = network.shape_of(node.inputs[0])[1], node.shape[1], node.attribute("group")
+        if groups == 1:
+            return self.reads_plain(network, node) or c_in % self.conv_multiple == 0
+        if node.is_depthwise:
+            return c_in == c_out and c_in % self.conv_multiple == 0
+        return (c_in // groups) % self.block == 0 and (c_out // groups) % self.block == 0
+
+    def reads_plain(self, network: Network, node: Node) -> bool:
+        return node.attribute("group") == 1 and network.shape_of(node.inputs[0])[1] < self.block
+
 
 @dataclass(frozen=True)
 class FusionRules:
-    """What an anchor operation takes into its own kernel, in this order: `add`, then `activations`.
+    """What an operation takes into its own kernel. `activations_after`: anchor -> the activations it absorbs.
 
-    `conv_add`: a convolution adds a second tensor while it writes. `activations_after`: anchor -> the activations it
-    absorbs. `views`: operations that cost next to nothing but are still a node to the runtime.
+    `conv_add`: a convolution adds a second tensor while it writes; with a `layout`, only one that lies in blocks, and then absorbs
+    `activations_after_add`.
     """
 
     conv_add: bool
-    activations_after: dict[str, tuple[str, ...]]
+    activations_after: Mapping[str, tuple[str, ...]]
+    activations_after_add: tuple[str, ...] = ()
+    layout: BlockedLayout | None = None
 
 
 @dataclass(frozen=True)
 class FusedKernel:
-    """A kernel and the nodes of the network that it runs."""
+    """A kernel and the nodes of the network that it runs; none for one that only moves a tensor to another layout."""
 
     kernel: Kernel
     members: tuple[str, ...]
 
 
 def fuse(network: Network, rules: FusionRules, precision: Precision) -> tuple[FusedKernel, ...]:
-    """The kernels in the order in which they run."""
-    taken: set[str] = set()
-    anchors = {node.name: _chain(network, node, rules, taken) for node in reversed(network.nodes) if node.op == "Conv"}
-    fused = []
-    for node in network.nodes:
-        if node.name in taken and node.name not in anchors:
-            continue
-        chain = anchors.get(node.name) or _chain(network, node, rules, taken)
-        members = tuple(member.name for member in chain)
-        fused.append(FusedKernel(_kernel(network, chain, precision), members))
-    return tuple(fused)
+    """The kernels in the order of the nodes that they start with; a tensor is moved to another layout right before it is read so."""
+    return tuple(_Fuser(network, rules, precision).run())
 
 
-def _chain(network: Network, node: Node, rules: FusionRules, taken: set[str]) -> list[Node]:
-    """`node` and what it absorbs. Convolutions are asked last to first: of two that feed one Add the later one takes it,
-    because only then is the other operand ready."""
-    chain = [node]
-    after = network.sole_consumer(node.name)
-    if node.op == "Conv" and rules.conv_add and after is not None and after.op == "Add" and after.name not in taken:
-        chain.append(after)
-        after = network.sole_consumer(after.name)
-    anchor = chain[-1].op if chain[-1].op in rules.activations_after else node.op
-    if after is not None and after.op in rules.activations_after.get(anchor, ()) and after.name not in taken:
-        chain.append(after)
-    taken.update(member.name for member in chain)
-    return chain
+@dataclass(eq=False)
+class _Chain:
+    """Nodes that run as one kernel, the first of them the anchor."""
+
+    members: list[Node]
+    layout: str = ""
+    has_added: bool = False
+    is_activated: bool = False
 
 
-def _kernel(network: Network, chain: list[Node], precision: Precision) -> Kernel:
-    node = chain[0]
-    fields = dict(node.attributes)
-    return Kernel(
-        op=node.op,
-        in_shape=_without_batch(network.shape_of(node.inputs[0])),
-        out_shape=_without_batch(node.shape),
-        kernel_size_hw=fields.get("kernel_shape", (0, 0)),
-        stride_hw=fields.get("strides", (0, 0)),
-        dilation_hw=fields.get("dilations", (0, 0)),
-        pads=fields.get("pads", ()),
-        groups=fields.get("group", 1),
-        fused=tuple(member.op for member in chain[1:]),
-        precision=precision,
-    )
+@dataclass(eq=False)
+class _Move:
+    """A tensor brought into the blocked layout or out of it."""
+
+    op: str
+    tensor: str
+
+
+@dataclass
+class _Fuser:
+    network: Network
+    rules: FusionRules
+    precision: Precision
+    steps: list[_Chain | _Move] = field(default_factory=list)
+    chain_of: dict[str, _Chain] = field(default_factory=dict)
+    blocked: set[str] = field(default_factory=set)  # tensors that were made in blocks
+    moved: set[tuple[str, str]] = field(default_factory=set)
+
+    def run(self) -> list[FusedKernel]:
+        for node in self.network.nodes:
+            if node.op not in PARTS:
+                self._take(node)
+        for name in self.network.outputs:
+            self._plain(name)
+        return [self._kernel(step) for step in self.steps]
+
+    def _take(self, node: Node) -> None:
+        layout = self.rules.layout
+        if len(node.inputs) == 1 and (chain := self._taker(node)) is not None:
+            chain.members.append(node)
+            chain.is_activated = True
+            self._made(node, chain)
+            return
+        blocked = layout is not None and self._runs_blocked(node, layout)
+        if node.op == "Transpose" and node.inputs[0] in self.blocked and node.attribute("perm") == CHANNELS_LAST:
+            chain = _Chain([replace(node, op="ReorderOutput")])  # one move out of the blocks does both
+            self.steps.append(chain)
+            self._made(node, chain)
+            return
+        if node.op in ("Add", "Sum") and self.rules.conv_add and (blocked or layout is None):
+            chain = self._adder(node)
+            if chain is not None:
+                chain.members.append(node)
+                chain.has_added = True
+                self._made(node, chain)
+                return
+        for name in node.inputs:
+            if blocked and layout is not None and not (node.op == "Conv" and layout.reads_plain(self.network, node)):
+                self._in_blocks(name)
+            else:
+                self._plain(name)
+        chain = _Chain([node], BLOCKED if blocked else "")
+        self.steps.append(chain)
+        self._made(node, chain)
+
+    def _made(self, node: Node, chain: _Chain) -> None:
+        self.chain_of[node.name] = chain
+        if chain.layout:
+            self.blocked.add(node.name)
+
+    def _taker(self, node: Node) -> _Chain | None:
+        """The kernel that computes this activation while it writes."""
+        chain = self.chain_of.get(node.inputs[0])
+        if chain is None or chain.is_activated or self.network.sole_consumer(node.inputs[0]) is not node:
+            return None
+        anchor = chain.members[0].op
+        if anchor == "BatchNormalization" and chain.layout:
+            anchor = "Conv"  # of one weight a channel
+        after_add = self.rules.activations_after_add if chain.has_added else ()
+        allowed = after_add if chain.has_added else self.rules.activations_after.get(anchor, ())
+        return chain if node.op in allowed else None
+
+    def _adder(self, node: Node) -> _Chain | None:
+        """The convolution that adds the other operand while it writes. It then runs when that is ready."""
+        if len(node.inputs) != 2:
+            return None
+        places = {id(step): i for i, step in enumerate(self.steps)}
+        for name, other in (node.inputs, node.inputs[::-1]):
+            chain = self.chain_of.get(name)
+            fits = (
+                chain is not None and chain.members[0].op == "Conv" and not chain.has_added and not chain.is_activated
+            )
+            if chain is not None and fits and self.network.sole_consumer(name) is node and name != other:
+                source = self.chain_of.get(other)
+                if source is not None and places[id(source)] > places[id(chain)]:
+                    self.steps.remove(chain)
+                    self.steps.append(chain)
+                return chain
+        return None
+
+    def _runs_blocked(self, node: Node, layout: BlockedLayout) -> bool:
+        if len(node.shape) != 4 or not node.inputs:
+            return False
+        c_in = self.network.shape_of(node.inputs[0])[1]
+        if node.op == "Conv":
+            return len(node.inputs) == 1 and layout.takes_conv(self.network, node)
+        if node.op in layout.pools:
+            return c_in % layout.block == 0
+        if not all(name in self.blocked for name in node.inputs):
+            return False
+        if node.op in layout.global_pools:
+            return c_in % layout.block == 0
+        if node.op in ("Add", "Sum", "Mul"):
+            if (
+                node.op == "Mul" and len(node.inputs) == 1
+            ):  # a convolution of one weight a channel, as BatchNormalization
+                return all(_is_per_channel(shape, node.shape[1]) for shape in dict(node.attributes)["constants"])
+            same = {self.network.shape_of(name) for name in node.inputs} == {node.shape}
+            return same and len(node.inputs) > 1
+        if node.op == "Concat":
+            whole = all(self.network.shape_of(name)[1] % layout.block == 0 for name in node.inputs)
+            return whole and node.attribute("axis") == 1 and "constants" not in dict(node.attributes)
+        if node.op in ("Resize", "Upsample"):
+            inner, outer = self.network.shape_of(node.inputs[0]), node.shape
+            grows = all(o % i == 0 for i, o in zip(inner[2:], outer[2:], strict=True))
+            return inner[:2] == outer[:2] and grows and node.attribute("mode") in ("nearest", "linear")
+        return node.op in layout.elementwise
+
+    def _in_blocks(self, tensor: str) -> None:
+        if tensor not in self.blocked:
+            self._move("ReorderInput", tensor)
+
+    def _plain(self, tensor: str) -> None:
+        if tensor in self.blocked:
+            self._move("ReorderOutput", tensor)
+
+    def _move(self, op: str, tensor: str) -> None:
+        if (op, tensor) not in self.moved:
+            self.moved.add((op, tensor))
+            self.steps.append(_Move(op, tensor))
+
+    def _kernel(self, step: _Chain | _Move) -> FusedKernel:
+        if isinstance(step, _Move):
+            shape = _without_batch(self.network.shape_of(step.tensor))
+            return FusedKernel(Kernel(step.op, shape, shape, precision=self.precision), ())
+        node = step.members[0]
+        fields = dict(node.attributes)
+        inputs = [self.network.shape_of(name) for name in node.inputs] or [node.shape]
+        made = Kernel(
+            op=node.op,
+            in_shape=_without_batch(inputs[0] if node.op in ("Conv", "ConvTranspose") else max(inputs, key=_size)),
+            out_shape=_without_batch(self._out_shape(node)),
+            fused=tuple(member.op for member in step.members[1:]),
+            layout=step.layout,
+            precision=self.precision,
+        )
+        if "kernel_shape" in fields:
+            made = replace(
+                made,
+                kernel_size_hw=fields["kernel_shape"],
+                stride_hw=fields["strides"],
+                dilation_hw=fields.get("dilations", (1, 1)),
+                pads=fields["pads"],
+                groups=fields.get("group", 1),
+            )
+        return FusedKernel(made, tuple(member.name for member in step.members))
+
+    def _out_shape(self, node: Node) -> Shape:
+        """Of a node with several outputs: all of them together, along the axis that they share."""
+        parts = [self.network.by_name[n] for n in self.network.consumers[node.name]]
+        shapes = [part.shape for part in parts if part.op in PARTS]
+        if not shapes or any(len(shape) != len(node.shape) for shape in shapes):
+            return node.shape
+        return max([*shapes, self.network.shape_of(node.inputs[0])], key=_size) if node.inputs else node.shape
+
+
+def _is_per_channel(shape: Shape, channels: int) -> bool:
+    return len(shape) >= 3 and shape[-3:] == (channels, 1, 1) and _size(shape) == channels
+
+
+def _size(shape: Shape) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
 
 
 def _without_batch(shape: Shape) -> Shape:
-    return shape[1:]
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape or (1,)

@@ -1,199 +1,266 @@
-"""ONNX -> Network: FP32 files made of the operators that a Network knows, written by `write` or by anyone else.
+"""ONNX -> Network: any file with static shapes, written by `write` or by anyone else.
 
 A node is called after the tensor that it makes. Defaults are spelt out (pads instead of `auto_pad`, every attribute of a Conv), so that
-equal computations give equal nodes; HardSigmoid x Mul, which is how opset 13 says it, becomes HardSwish again.
+equal computations give equal nodes; what exporters write in pieces (HardSigmoid x Mul, x * Sigmoid(x)) becomes one activation again;
+quantizers and dequantizers go, and the file is called INT8. Weights are shapes here, never values.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgenas.artifacts.kernel import Precision
 from edgenas.errors import InputError
-from edgenas.network.graph import ACTIVATIONS, WEIGHTED, Network, Node, Shape
+from edgenas.network.fold import fold
+from edgenas.network.graph import WEIGHTED, Network, Node, Shape
+from edgenas.onnxio.load import OpenGraph, attributes, open_graph
 
 if TYPE_CHECKING:
     import onnx
 
-POOLS = ("MaxPool", "AveragePool")
-OPERATORS = (*WEIGHTED, *ACTIVATIONS, "Add", *POOLS, "GlobalAveragePool", "Flatten")
-KNOWN = f"Known: {', '.join(OPERATORS)}. Export in FP32 and evaluation mode, so that BatchNorm is folded."
-GEMM = {"transA": 0, "transB": 1, "alpha": 1.0, "beta": 1.0}  # y = x W^T + b
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+WINDOWED = ("Conv", "ConvTranspose", *POOLS)
+ALIASES = ("Identity", "Dropout", "QuantizeLinear", "DequantizeLinear")
+VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+# QOperator files: what is computed, and where the operands stand among scales and zero points
+QUANTIZED = {
+    "QLinearConv": ("Conv", (0, 3)),
+    "QLinearMatMul": ("MatMul", (0, 3)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearSigmoid": ("Sigmoid", (0,)),
+    "QLinearLeakyRelu": ("LeakyRelu", (0,)),
+    "QGemm": ("Gemm", (0, 3)),
+}
 HARD_SIGMOID = {"alpha": 0.2, "beta": 0.5}  # ONNX's defaults
 HARD_SWISH_GATE = {"alpha": 1 / 6, "beta": 0.5}
+KEPT_NUMBERS = {"Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta")}
+
+
+@dataclass(frozen=True)
+class ReadModel:
+    """`precision` is INT8 for a file with quantizers, else FP32; `notes` say what had to be assumed."""
+
+    network: Network
+    precision: Precision
+    notes: tuple[str, ...]
 
 
 def read(model: str | Path | onnx.ModelProto) -> Network:
-    """The network in a file, or in a model in memory. Raises InputError, naming the node, for what a Network can't hold."""
-    graph = _open(model)
-    nodes = tuple(_node(graph, proto) for proto in graph.protos if proto.output[0] not in graph.gates.values())
-    return Network(((graph.input_name, graph.shape(graph.input_name)),), nodes, (graph.output_name,))
+    """The network in a file, or in a model in memory. Raises InputError as `read_model` does."""
+    return read_model(model).network
+
+
+def read_model(model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, Shape] | None = None) -> ReadModel:
+    """Raises InputError, naming file and node, for what has no static shapes or is no valid ONNX (see `load.open_graph`)."""
+    graph = open_graph(model, input_shapes)
+    reader = _Reader(graph)
+    for proto in graph.protos:
+        reader.take(proto)
+    reader.merge_slices()
+    outputs = tuple(dict.fromkeys(reader.source(name) for name in graph.outputs))
+    notes = (*graph.notes, *reader.notes)
+    return ReadModel(fold(Network(graph.inputs, tuple(reader.nodes), outputs)), reader.precision, notes)
 
 
 def read_weights(model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:
-    """ "<node>.weight" and "<node>.bias" (zeros where the file has none), float32, under the names that `read` gives."""
-    graph = _open(model)
+    """ "<node>.weight" and "<node>.bias" (zeros where the file has none), float32, under the names that `read` gives: of the
+    convolutions and fully connected layers. Raises InputError where a weight is computed or lies in a file that is missing."""
+    import onnx
+
+    if not isinstance(model, onnx.ModelProto):
+        path, model = Path(model), read_file(Path(model))
+        try:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        except (OSError, onnx.checker.ValidationError) as error:
+            raise InputError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    graph = open_graph(model)
     weights: dict[str, np.ndarray] = {}
     for proto in (proto for proto in graph.protos if proto.op_type in WEIGHTED):
-        name, weight, bias = proto.output[0], graph.constant(proto, 1), graph.constant(proto, 2)
+        name, arrays = proto.output[0], [graph.value(tensor) for tensor in proto.input[1:]]
+        weight = arrays[0]
+        if weight is None:
+            raise graph.refusal(proto, f"reads {proto.input[1]!r} where a constant of the file was expected")
+        if proto.op_type == "Gemm" and not attributes(proto).get("transB", 0):
+            weight = weight.T
+        bias = arrays[1] if len(arrays) > 1 else None
         weights[f"{name}.weight"] = weight.astype(np.float32)
         weights[f"{name}.bias"] = np.zeros(len(weight), np.float32) if bias is None else bias.astype(np.float32)
     return weights
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """A checked file. `protos` are the nodes that compute; `gates` names, for each Mul that ends a HardSwish, its HardSigmoid."""
+def read_file(path: Path) -> onnx.ModelProto:
+    from edgenas.onnxio.load import load
 
-    label: str
-    protos: list[onnx.NodeProto]
-    constants: Mapping[str, np.ndarray]
-    shapes: Mapping[str, Shape]
-    gates: Mapping[str, str]
-    input_name: str
-    output_name: str
-
-    def shape(self, tensor: str) -> Shape:
-        if tensor not in self.shapes:
-            raise InputError(f"{self.label}: the tensor {tensor!r} has no static shape", "Export with a batch of 1.")
-        return self.shapes[tensor]
-
-    def constant(self, proto: onnx.NodeProto, position: int) -> Any:
-        """The array that the node reads there, or None where it reads nothing."""
-        name = proto.input[position] if position < len(proto.input) else ""
-        if name and name not in self.constants:
-            raise self.refusal(proto, f"reads {name!r} where a constant of the file was expected")
-        return self.constants.get(name)
-
-    def refusal(self, proto: onnx.NodeProto, problem: str) -> InputError:
-        return InputError(f"{self.label}: {proto.op_type} node {proto.output[0]!r} {problem}")
+    return load(path)
 
 
-def _node(graph: _Graph, proto: onnx.NodeProto) -> Node:
-    name, op, inputs = proto.output[0], proto.op_type, tuple(proto.input[: 2 if proto.op_type == "Add" else 1])
-    if name in graph.gates:
-        return Node(name, "HardSwish", tuple(x for x in proto.input if x != graph.gates[name]), graph.shape(name))
-    if fixed := [x for x in inputs if x in graph.constants]:
-        raise graph.refusal(proto, f"reads the constant {fixed[0]!r} where a computed tensor was expected")
-    shapes = [graph.shape(x) for x in inputs]
-    if op == "Add" and shapes[0] != shapes[1]:
-        raise graph.refusal(proto, f"adds {shapes[0]} and {shapes[1]}; equal shapes were expected")
-    return Node(name, op, inputs, graph.shape(name), tuple(sorted(_kept(graph, proto, shapes[0]).items())))
+class _Reader:
+    """Turns the nodes of a file, in order, into those of a Network."""
+
+    def __init__(self, graph: OpenGraph) -> None:
+        self.graph = graph
+        self.nodes: list[Node] = []
+        self.notes: list[str] = []
+        self.precision: Precision = "fp32"
+        self._alias: dict[str, str] = {}
+        self._gates = _gates(graph)
+        self._inner = set(self._gates.values())
+        self._maker = {proto.output[0]: proto for proto in graph.protos}
+        self._read = {*graph.outputs, *(tensor for proto in graph.protos for tensor in proto.input if tensor)}
+
+    def source(self, tensor: str) -> str:
+        """The tensor of the Network that holds what `tensor` of the file does."""
+        while tensor in self._alias:
+            tensor = self._alias[tensor]
+        return tensor
+
+    def take(self, proto: onnx.NodeProto) -> None:
+        op, name = proto.op_type, proto.output[0]
+        if op.startswith(("QLinear", "Quantize")) or op == "QGemm":
+            self.precision = "int8"
+        if name in self._inner:
+            return
+        if op in ALIASES:
+            self._alias[name] = proto.input[0]
+            return
+        if op in QUANTIZED:
+            op, places = QUANTIZED[op]
+            operands = [proto.input[i] for i in places]
+        else:
+            operands = [tensor for tensor in proto.input if tensor]
+        if name in self._gates:
+            gate = self._gates[name]
+            op = "HardSwish" if self._maker[gate].op_type == "HardSigmoid" else "Swish"
+            operands = [tensor for tensor in operands if tensor != gate]
+        computed = tuple(self.source(tensor) for tensor in operands if tensor not in self.graph.constants)
+        fixed = tuple(self.graph.shape(tensor) for tensor in operands if tensor in self.graph.constants
+                      if tensor in self.graph.shapes)  # fmt: skip
+        self._append(proto, op, computed, fixed)
+
+    def _append(self, proto: onnx.NodeProto, op: str, computed: tuple[str, ...], fixed: tuple[Shape, ...]) -> None:
+        name, graph = proto.output[0], self.graph
+        in_shape = graph.shape(proto.input[0]) if proto.input and proto.input[0] in graph.shapes else ()
+        out_shape = graph.shape(name)
+        given = attributes(proto)
+        kept: dict[str, Any] = {}
+        if op in WINDOWED:
+            if len(in_shape) != 4:
+                op = f"{op}{len(in_shape) - 2}d"  # along a line or through a volume: another kernel altogether
+            else:
+                kernel = tuple(given.get("kernel_shape") or self._weight_shape(proto)[2:])
+                kept = _window(op, given, kernel, in_shape[2:], out_shape[2:])
+        elif op == "MatMul" and len(computed) == 1 and fixed and len(out_shape) == 2 and out_shape[0] == 1:
+            op = "Gemm"
+        elif op == "Gemm" and (len(computed) > 1 or out_shape[0] != 1):
+            op = "MatMul"
+        elif op in VIEWS:
+            op = "Flatten" if len(out_shape) == 2 and len(in_shape) > 2 and out_shape[0] == in_shape[0] else "Reshape"
+        elif op in KEPT_NUMBERS:
+            kept = self._numbers(proto, given)
+        elif op in ("Concat", "Softmax", "LogSoftmax", "Split"):
+            kept = {"axis": given.get("axis", 0 if op == "Split" else -1) % max(len(in_shape), 1)}
+        elif op == "Pad" and (pads := self._zero_padding(proto, given, len(in_shape))):
+            kept = {"pads": pads}
+        elif op == "Transpose":
+            kept = {"perm": tuple(given.get("perm", range(len(in_shape))[::-1]))}
+        elif op in ("Resize", "Upsample"):
+            kept = {"mode": given.get("mode", b"nearest").decode()}
+        if op not in (*WINDOWED, "Gemm", "Clip", *VIEWS, "Resize", "Upsample", "Pad", "Slice") and fixed:
+            kept["constants"] = fixed
+        if proto.domain not in ("", "ai.onnx", "com.microsoft"):
+            op = f"{proto.domain}.{op}"
+        self.nodes.append(Node(name, op, computed, out_shape, tuple(sorted(kept.items()))))
+        for other in proto.output[1:]:
+            if other in self._read:
+                self.nodes.append(Node(other, "Part", (name,), self.graph.shape(other)))
+
+    def _weight_shape(self, proto: onnx.NodeProto) -> Shape:
+        """Of a convolution; its weights may be computed as well."""
+        return self.graph.shape(proto.input[3 if proto.op_type == "QLinearConv" else 1])
+
+    def merge_slices(self) -> None:
+        """Slices that together take a tensor apart are a Split, as runtimes run them."""
+        slices: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            if node.op == "Slice" and len(node.inputs) == 1:
+                slices.setdefault(node.inputs[0], []).append(node)
+        shapes = dict(self.graph.inputs) | {node.name: node.shape for node in self.nodes}
+        for source, found in slices.items():
+            if len(found) > 1 and sum(prod(node.shape) for node in found) == prod(shapes[source]):
+                axis = next(i for i, (a, b) in enumerate(zip(found[0].shape, shapes[source], strict=True)) if a != b)
+                first = replace(found[0], op="Split", attributes=(("axis", axis),))
+                parts = {node.name: replace(node, op="Part", inputs=(first.name,)) for node in found[1:]}
+                place = self.nodes.index(found[0])
+                rest = [node for node in self.nodes[place + 1 :] if node.name not in parts]
+                self.nodes[place:] = [first, *parts.values(), *rest]
+
+    def _zero_padding(self, proto: onnx.NodeProto, given: Mapping[str, Any], rank: int) -> Shape | None:
+        """top, left, bottom, right of a Pad of images with zeros; None for any other."""
+        amounts = given.get("pads") or (self.graph.value(proto.input[1]) if len(proto.input) > 1 else None)
+        filler = self.graph.value(proto.input[2]) if len(proto.input) > 2 and proto.input[2] else given.get("value", 0)
+        if rank != 4 or amounts is None or len(amounts) != 8 or filler is None or np.any(np.asarray(filler) != 0):
+            return None
+        pads = tuple(int(amount) for amount in amounts)
+        usual = (
+            given.get("mode", b"constant") == b"constant" and min(pads) >= 0 and not any(pads[i] for i in (0, 1, 4, 5))
+        )
+        return (pads[2], pads[3], pads[6], pads[7]) if usual else None
+
+    def _numbers(self, proto: onnx.NodeProto, given: Mapping[str, Any]) -> dict[str, float]:
+        """Bounds and slopes where they are not ONNX's defaults. Clip's are attributes before opset 11, inputs from then on."""
+        keys = KEPT_NUMBERS[proto.op_type]
+        found: dict[str, Any] = {key: given[key] for key in keys if key in given}
+        if proto.op_type == "Clip":
+            bounds = zip(keys, proto.input[1:], strict=False)
+            found |= {key: self.graph.value(tensor) for key, tensor in bounds if tensor}
+        else:
+            found = {key: value for key, value in found.items() if not np.isclose(value, HARD_SIGMOID[key])}
+        # the shortest decimal that is this float32: 0.1, not 0.10000000149
+        return {k: float(str(np.asarray(v, np.float32).reshape(()))) for k, v in found.items() if v is not None}
 
 
-def _kept(graph: _Graph, proto: onnx.NodeProto, in_shape: Shape) -> dict[str, Any]:
-    """The attributes that a Network's node has; beyond the window of a Conv or a pool, only what is not ONNX's default."""
-    given, op = _attributes(proto), proto.op_type
-    if op in ("Conv", *POOLS) and len(in_shape) != 4:
-        raise graph.refusal(proto, f"reads {in_shape}; images (1, C, H, W) were expected")
-    constants = [graph.constant(proto, i) for i in (1, 2)] if op in (*WEIGHTED, "Clip") else []
-    if op == "Conv":
-        return _window(given, constants[0].shape[2:], in_shape[2:]) | {"group": given.get("group", 1)}
-    if op in POOLS:
-        window = _window(given, tuple(given["kernel_shape"]), in_shape[2:])
-        window |= {key: given[key] for key in ("ceil_mode", "count_include_pad") if given.get(key)}
-        return {key: value for key, value in window.items() if (key, value) != ("dilations", (1, 1))}
-    if op == "Gemm" and (form := GEMM | {"transB": 0} | given) != GEMM:
-        raise graph.refusal(proto, f"has {form}; {GEMM} was expected")
-    if op == "Flatten" and given.get("axis", 1) % len(in_shape) != 1:
-        raise graph.refusal(proto, f"flattens from axis {given['axis']}; axis 1 was expected")
-    numbers: dict[str, Any] = {}
-    if op == "HardSigmoid":
-        numbers = {key: value for key, value in given.items() if not np.isclose(value, HARD_SIGMOID[key])}
-    if op == "Clip":  # attributes before opset 11, inputs from then on
-        numbers = dict(zip(("min", "max"), constants, strict=True)) | given
-    # the shortest decimal that is this float32: 0.1, not 0.10000000149
-    return {k: float(str(np.asarray(v, np.float32).reshape(()))) for k, v in numbers.items() if v is not None}
-
-
-def _window(given: Mapping[str, Any], kernel: Shape, sides: Shape) -> dict[str, Any]:
-    """kernel_shape, strides, dilations and pads (top, left, bottom, right) of a Conv or a pool."""
+def _window(op: str, given: Mapping[str, Any], kernel: Shape, sides: Shape, out_sides: Shape) -> dict[str, Any]:
+    """kernel_shape, strides, dilations and pads (top, left, bottom, right) of a convolution or a pool, and a convolution's groups."""
     strides, dilations = tuple(given.get("strides", (1, 1))), tuple(given.get("dilations", (1, 1)))
     auto, pads = given.get("auto_pad", b"NOTSET"), tuple(given.get("pads", (0,) * 4))
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-        total = [max((-(-x // s) - 1) * s + r - x, 0) for x, s, r in zip(sides, strides, reach, strict=True)]
+        if op == "ConvTranspose":
+            total = [max((x - 1) * s + r - o, 0)
+                     for x, s, r, o in zip(sides, strides, reach, out_sides, strict=True)]  # fmt: skip
+        else:
+            total = [max((-(-x // s) - 1) * s + r - x, 0) for x, s, r in zip(sides, strides, reach, strict=True)]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = (*less, *more) if auto == b"SAME_UPPER" else (*more, *less)
-    return {"kernel_shape": tuple(kernel), "strides": strides, "dilations": dilations, "pads": pads}
+    window: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
+    if op not in POOLS:
+        return window | {"group": given.get("group", 1)}
+    window |= {key: given[key] for key in ("ceil_mode", "count_include_pad") if given.get(key)}
+    return {key: value for key, value in window.items() if (key, value) != ("dilations", (1, 1))}
 
 
-def _open(model: str | Path | onnx.ModelProto) -> _Graph:
-    import onnx
-    from onnx import numpy_helper
-
-    label = "the ONNX model" if isinstance(model, onnx.ModelProto) else str(model)
-    proto = model if isinstance(model, onnx.ModelProto) else _load(Path(model))
-    graph = proto.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    constant = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-    tensors |= {node.output[0]: node.attribute[0].t for node in constant}
-    protos = [node for node in graph.node if node.output[0] not in tensors]
-    inputs = [value for value in graph.input if value.name not in tensors]
-    for what, values in (("input", inputs), ("output", list(graph.output))):
-        if len(values) != 1:
-            raise InputError(f"{label}: one {what} was expected, but it has {len(values)}: {[v.name for v in values]}")
-    source, output = inputs[0].name, graph.output[0].name
-    gates = _gates(protos, output)
-    for node in protos:
-        if node.domain not in ("", "ai.onnx") or (node.op_type not in OPERATORS and node.output[0] not in gates):
-            operator = f"{node.domain}.{node.op_type}".lstrip(".")
-            raise InputError(f"{label}: node {node.output[0]!r} is a {operator}, which can't be read", KNOWN)
-        if any(node.output[1:]):
-            raise InputError(f"{label}: {node.op_type} node {node.output[0]!r} has several outputs; one was expected")
-    constants = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
-    found = _Graph(label, protos, constants, _shapes(proto, label), gates, source, output)
-    if found.shape(source)[0] != 1 or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        kind = f"{onnx.TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)} {found.shape(source)}".lower()
-        raise InputError(f"{label}: float and a batch of 1 were expected, but the input {source!r} is {kind}")
-    return found
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(path, format="protobuf")
-    except (OSError, onnx.checker.ValidationError) as error:  # the latter for weights that should lie beside the file
-        raise InputError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
-    except DecodeError:
-        model = onnx.ModelProto()
-    if not model.graph.node:
-        raise InputError(f"{path} is not an ONNX file, or was cut short", "Export or copy it again.")
-    return model
-
-
-def _shapes(model: onnx.ModelProto, label: str) -> dict[str, Shape]:
-    """The shape of every tensor whose sides are all known. Raises InputError for a graph that breaks ONNX's own rules."""
-    import onnx
-
-    try:
-        onnx.checker.check_model(model)
-        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InputError(f"{label} is not valid ONNX: {' '.join(str(error).split())}") from error
-    sides = {t.name: t.type.tensor_type.shape.dim for t in (*graph.input, *graph.value_info, *graph.output)}
-    return {n: tuple(d.dim_value for d in dims) for n, dims in sides.items() if dims and all(d.dim_value for d in dims)}
-
-
-def _gates(protos: list[onnx.NodeProto], output: str) -> dict[str, str]:
-    uses = Counter([output, *(x for proto in protos for x in proto.input)])
-    halves = set()  # (x, gate) of each HardSigmoid that has one reader and a HardSwish's slope
-    for proto in (proto for proto in protos if proto.op_type == "HardSigmoid" and uses[proto.output[0]] == 1):
-        form = HARD_SIGMOID | _attributes(proto)
-        if all(np.isclose(form[key], HARD_SWISH_GATE[key]) for key in form):
+def _gates(graph: OpenGraph) -> dict[str, str]:
+    """Mul -> the gate that it multiplies its other operand with, where the two together are HardSwish or Swish."""
+    uses = Counter([*graph.outputs, *(x for proto in graph.protos for x in proto.input)])
+    halves = set()  # (x, gate) of each gate that has one reader
+    for proto in graph.protos:
+        if proto.op_type == "Sigmoid" and uses[proto.output[0]] == 1:
             halves.add((proto.input[0], proto.output[0]))
-    pairs = [(p.output[0], x) for p in protos if p.op_type == "Mul" for x in (tuple(p.input), tuple(p.input)[::-1])]
+        if proto.op_type == "HardSigmoid" and uses[proto.output[0]] == 1:
+            form = HARD_SIGMOID | attributes(proto)
+            if all(np.isclose(form[key], HARD_SWISH_GATE[key]) for key in HARD_SIGMOID):
+                halves.add((proto.input[0], proto.output[0]))
+    pairs = [
+        (p.output[0], x) for p in graph.protos if p.op_type == "Mul" for x in (tuple(p.input), tuple(p.input)[::-1])
+    ]
     return {mul: pair[1] for mul, pair in pairs if pair in halves}
-
-
-def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}

@@ -168,7 +168,7 @@ def _fitted(
             raise TargetError(f"no network could be profiled in {precision}: {measured[0].error}")
         found = table.from_records(_meta(space, machine, precision, quiet_ms, _failed(measured)), training)
         paths.append(table.save(found, folder))
-        fitted[precision] = predictors.fit(found, training, machine.bench.runtime.fusion(precision))
+        fitted[precision] = predictors.fit(found, training, machine.bench.fusion(precision))
     return fitted, tuple(paths)
 
 

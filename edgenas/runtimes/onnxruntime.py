@@ -7,13 +7,14 @@ becomes QLinearAdd with the Relu after it folded in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts.kernel import Precision
-from edgenas.network.fuse import FusedKernel, FusionRules
-from edgenas.network.graph import Network
+from edgenas.network.fuse import BlockedLayout, FusedKernel, FusionRules
+from edgenas.network.graph import Network, Shape
 
 if TYPE_CHECKING:
     import onnx
@@ -22,17 +23,35 @@ if TYPE_CHECKING:
     from edgenas.onnxio.write import Weights
 
 NAME = "onnxruntime"
+MOVES = ("ReorderInput", "ReorderOutput")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 AGENT_PART = Path(__file__).with_name("onnxruntime_agent.py")
 
-_FP32 = FusionRules(conv_add=True, activations_after={"Conv": ("Relu", "Clip"), "Add": ("Relu",), "Gemm": ("Relu",)})
+_CONV_ACTIVATIONS = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu")
+_GEMM_ACTIVATIONS = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "HardSigmoid", "Selu", "Softplus", "Softsign")
+_FLOAT = FusionRules(conv_add=False, activations_after={"Conv": _CONV_ACTIVATIONS, "Gemm": _GEMM_ACTIVATIONS})
 _INT8 = FusionRules(
     conv_add=False, activations_after={"Conv": ("Relu", "Clip"), "Add": ("Relu", "Clip"), "Gemm": ("Relu", "Clip")}
 )
+_BLOCKED_OPS = ("Relu", "Sigmoid", "Tanh", "BatchNormalization", "Swish")
 
 
-def fusion(precision: Precision) -> FusionRules:
-    return _FP32 if precision == "fp32" else _INT8
+def fusion(precision: Precision, isa: Collection[str]) -> FusionRules:
+    """`isa` are the CPU's flags as Linux names them: on x86 convolutions run in channel blocks as wide as the vector registers
+    (Source: ONNX Runtime's nchwc_transformer and graph transformers; checked against its optimised graphs in tests/test_fuse.py)."""
+    if precision == "int8":
+        return _INT8
+    block = 16 if "avx512f" in isa else 8 if "avx2" in isa or "avx" in isa else 0
+    if not block:
+        return _FLOAT
+    layout = BlockedLayout(
+        block=block,
+        conv_multiple=4,
+        pools=("MaxPool", "AveragePool"),
+        global_pools=("GlobalAveragePool", "GlobalMaxPool"),
+        elementwise=_BLOCKED_OPS,
+    )
+    return replace(_FLOAT, conv_add=True, activations_after_add=("Relu", "Sigmoid", "Tanh"), layout=layout)
 
 
 def fp32_model(network: Network, weights: Weights) -> onnx.ModelProto:
@@ -49,15 +68,26 @@ def int8_model(
     return to_qdq(network, weights, ranges, weight_bits=weight_bits)
 
 
-def attribute(nodes: Sequence[dict[str, Any]], kernels: tuple[FusedKernel, ...]) -> list[list[int] | None]:
+def attribute(nodes: Sequence[dict[str, Any]], kernels: tuple[FusedKernel, ...]) -> list[list[float] | None]:
     """A profiled node is called after one of the nodes that it fused, plus a suffix (`_nchwc`, `_token_4`).
 
-    What bears no network node's name (layout reorders, the first quantizer) belongs to no kernel: the predictor's affine
-    correction takes it in.
+    Layout reorders have names of their own and are told by the shape that they move; equal ones share their time. What belongs to
+    no kernel (the first quantizer) is left to the predictor's affine correction.
     """
     owner = {member: i for i, fused in enumerate(kernels) for member in fused.members}
-    found: list[list[int] | None] = [None] * len(kernels)
+    found: list[list[float] | None] = [None] * len(kernels)
+    moves: dict[tuple[str, Shape], list[int]] = {}
+    for i, fused in enumerate(kernels):
+        if fused.kernel.op in MOVES:
+            moves.setdefault((fused.kernel.op, fused.kernel.in_shape), []).append(i)
     for node in nodes:
+        if node["op"] in MOVES:
+            plain = node["shapes"][node["op"] == "ReorderOutput"]
+            for place in (same := moves.get((node["op"], tuple(plain[1:])), [])):
+                share = [us / len(same) for us in node["us"]]
+                before = found[place]
+                found[place] = share if before is None else [a + b for a, b in zip(before, share, strict=True)]
+            continue
         base = _known_name(node["name"], owner)
         if base is None:
             continue

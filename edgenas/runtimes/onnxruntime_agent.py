@@ -45,7 +45,8 @@ def open_model(path, threads):
 
 
 def open_profile(path, threads):
-    """(run, finish): after any number of runs `finish` gives [{"name": node, "op": type, "us": [one duration a run]}], in order."""
+    """(run, finish): after any number of runs `finish` gives [{"name": node, "op": type, "shapes":
+    [first input, first output], "us": [one duration a run]}], in order."""
     folder = tempfile.TemporaryDirectory()
     session = open_session(path, threads, os.path.join(folder.name, "profile"))
     feed = random_feed(session)
@@ -69,12 +70,23 @@ def per_node(events, run_count):
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             name = event["name"][: -len("_kernel_time")]
-            node = nodes.setdefault(name, {"name": name, "op": event["args"].get("op_name", ""), "us": []})
+            args = event["args"]
+            shapes = [first_shape(args.get(key)) for key in ("input_type_shape", "output_type_shape")]
+            found = {"name": name, "op": args.get("op_name", ""), "shapes": shapes, "us": []}
+            node = nodes.setdefault(name, found)
             node["us"].append(event["dur"])
     for node in nodes.values():
         each = len(node["us"]) // run_count  # more than one event a run if two nodes share a name
         node["us"] = [sum(node["us"][i : i + each]) for i in range(0, len(node["us"]), each)]
     return list(nodes.values())
+
+
+def first_shape(tensors):
+    """[{"float": [1, 16, 28, 28]}, ...], as a profile has it -> [1, 16, 28, 28]."""
+    for tensor in tensors or []:
+        for shape in tensor.values():
+            return shape
+    return []
 
 
 def infer(path, inputs, outputs, threads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +26,7 @@ class Runtime(Protocol):
     PRECISIONS: tuple[Precision, ...]  # that it profiles and runs
     AGENT_PART: Path
 
-    def fusion(self, precision: Precision) -> FusionRules: ...
+    def fusion(self, precision: Precision, isa: Collection[str]) -> FusionRules: ...
 
     def fp32_model(self, network: Network, weights: Weights) -> onnx.ModelProto: ...
 
@@ -34,7 +34,7 @@ class Runtime(Protocol):
         self, network: Network, weights: Weights, ranges: Mapping[str, ActivationQuantization], weight_bits: int
     ) -> onnx.ModelProto: ...
 
-    def attribute(self, nodes: Sequence[dict[str, Any]], kernels: tuple[FusedKernel, ...]) -> list[list[int] | None]:
+    def attribute(self, nodes: Sequence[dict[str, Any]], kernels: tuple[FusedKernel, ...]) -> list[list[float] | None]:
         """Per kernel the durations (us) of the profiled nodes that ran it, or None if none did."""
         ...
 
