@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenas.artifacts.kernel import PRECISIONS, Kernel, Precision
+from edgenas.artifacts.latency_estimate import Source
 from edgenas.artifacts.measurement import Measurement, Provenance
 from edgenas.errors import InputError
 from edgenas.latency import predictor as predictors
@@ -200,8 +201,8 @@ class TestTable:
     @pytest.mark.parametrize(
         ("change", "expected"),
         [
-            ({"schema": 2}, r"t1\.meta\.json: schema 1 was expected, but it has 2"),
-            ({"schema": None}, r"t1\.meta\.json: schema 1 was expected, but it has None"),
+            ({"schema": 1}, r"t1\.meta\.json: schema 2 was expected, but it has 1"),
+            ({"schema": None}, r"t1\.meta\.json: schema 2 was expected, but it has None"),
             ({"space": "x"}, r"t1\.csv can't be read: .*'space'"),
             ({"failed": None}, r"t1\.csv can't be read"),
         ],
@@ -210,6 +211,18 @@ class TestTable:
         meta = saved.with_suffix(".meta.json")
         meta.write_text(json.dumps(json.loads(meta.read_text()) | change))
         with pytest.raises(InputError, match=expected):
+            table.load(saved)
+
+    @pytest.mark.parametrize(
+        "text", ["", "[", '[{"ms": 1.0}]', '[{"ms": 1.0, "kernels": [9999]}]', '[{"ms": -1, "kernels": [0]}]']
+    )
+    def test_timed_networks_that_cannot_be_read_are_refused(self, saved: Path, text: str) -> None:
+        networks = saved.with_suffix(".networks.json")
+        networks.write_text(text)
+        with pytest.raises(InputError, match=r"t1\.networks\.json"):
+            table.load(saved)
+        networks.unlink()
+        with pytest.raises(InputError, match=r"t1\.networks\.json can't be read"):
             table.load(saved)
 
     @pytest.mark.parametrize("suffix", [".csv", ".meta.json"])
@@ -335,7 +348,8 @@ class TestProfile:
             profiled = [each for each in found if each.precision == precision and not each.name.startswith("held-out/")]
             assert made.times.keys() == {kernel for each in profiled for kernel in each.kernels}
             assert all(time.mean_ms >= 0 and time.n > 0 for time in made.times.values())
-            predictor = predictors.fit(made, profiled, RUNTIME.fusion(precision, ISA))
+            made = table.from_records(made.meta, profiled)
+            predictor = predictors.fit(made, RUNTIME.fusion(precision, ISA))
             assert len(predictor.samples) == len(profiled) == 3
             assert all(
                 predictor.affine.apply(np.array([total]), np.array([n])) > 0 for total, n, _ in predictor.samples
@@ -401,7 +415,7 @@ def fitted(noise: float = 0.0, known: float = 1.0, count: int = 20, slow: int = 
         found.append(record(f"{i}", subnet, ms))
     made = true_table()
     kept = {kernel: time for kernel, time in made.times.items() if rng.random() < known}
-    return predictors.fit(replace(made, times=kept), found, RUNTIME.fusion("int8", ISA))
+    return predictors.fit(replace(timed(found), times=kept), RUNTIME.fusion("int8", ISA))
 
 
 @cache
@@ -413,6 +427,11 @@ def every_kernel() -> tuple[Kernel, ...]:
 def true_table() -> LatencyTable:
     times = {kernel: kernel_ms(kernel) for kernel in every_kernel()}
     return LatencyTable(META, {kernel: KernelTime(ms, ms, ms, 4) for kernel, ms in times.items()})
+
+
+def timed(found: list[ProfiledNetwork]) -> LatencyTable:
+    """The true table with these networks."""
+    return replace(true_table(), networks=table.from_records(META, found).networks)
 
 
 @cache
@@ -446,7 +465,7 @@ class TestPredictor:
         # everything takes twice as long, the reference model too
         found = [record(subnet.id, subnet, true_ms(SPACE.network(subnet))) for subnet in subnets(20, seed=3)]
         slowed = [replace(each, whole=_twice_as_slow(each.whole)) for each in found if each.whole]
-        predictor = predictors.fit(true_table(), slowed, RUNTIME.fusion("int8", ISA))
+        predictor = predictors.fit(timed(slowed), RUNTIME.fusion("int8", ISA))
         for network in map(SPACE.network, subnets(20, seed=11)):
             assert np.isclose(predictor.latency_ms(network), true_ms(network), rtol=1e-5)
 
@@ -456,7 +475,7 @@ class TestPredictor:
             replace(good[0], precision="fp32", whole=measured_as(99)),
             replace(good[1], whole=None, error="broken"),
         ]
-        fits = [predictors.fit(true_table(), found, RUNTIME.fusion("int8", ISA)) for found in (good, good + noise)]
+        fits = [predictors.fit(timed(found), RUNTIME.fusion("int8", ISA)) for found in (good, good + noise)]
         assert fits[0].affine == fits[1].affine
 
     @settings(max_examples=50)
@@ -498,10 +517,10 @@ class TestPredictor:
         assert found.latency_ms == predictor().latency_ms(network) > 0
         assert found.provenance in get_args(Provenance)
         assert found.provenance in ("calibrated", "modelled"), "nothing was measured"
-        assert tuple(kernel for kernel, _, _ in found.kernels_ms) == kernels_of(network)
-        known = sum(ms for _, ms, is_measured in found.kernels_ms if is_measured)
-        assert np.isclose(found.measured_share, known / sum(ms for _, ms, _ in found.kernels_ms))
-        assert 0 <= found.measured_share <= 1 + 1e-9
+        assert tuple(each.kernel for each in found.kernels) == kernels_of(network)
+        known = predictor().kernels.is_measured
+        assert all((each.source == "table") == known(each.kernel) for each in found.kernels)
+        assert np.isclose(sum(found.share(source) for source in get_args(Source)), 1)
 
     def test_an_estimate_outside_of_what_was_measured_is_modelled(self) -> None:
         predictor = exact()
@@ -515,8 +534,8 @@ class TestPredictor:
         unknown = replace(predictor, kernels=KernelModel(dict(list(predictor.kernels.measured.items())[:5])))
         network = SPACE.network(SPACE.largest())
         sure, unsure = predictor.estimate(network), unknown.estimate(network)
-        assert np.isclose(sure.measured_share, 1)
-        assert unsure.measured_share < 0.5
+        assert np.isclose(sure.share("table"), 1)
+        assert unsure.share("table") < 0.5
         assert np.isclose(sure.high_ms / sure.latency_ms, 1.1)
         assert unsure.high_ms / unsure.latency_ms > 1.15
 

@@ -12,29 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
-from edgenas.artifacts.measurement import Provenance
+from edgenas.artifacts.latency_estimate import KernelEstimate, LatencyEstimate
 from edgenas.errors import TargetError
 from edgenas.latency.kernel_model import KernelModel
-from edgenas.latency.records import ProfiledNetwork
 from edgenas.latency.table import LatencyTable
 from edgenas.network.fuse import FusionRules, fuse
 from edgenas.network.graph import Network
 
 COVERAGE = 0.8
+Z_80 = 1.2816  # of a normal distribution, 80 % lies within so many standard deviations
 MIN_SAMPLES = 3  # as many as there are coefficients
 CORRECTION_WEIGHT = 4  # of a measured candidate, in units of all the samples fitted before
-
-
-@dataclass(frozen=True)
-class LatencyEstimate:
-    """An 80 % interval around `latency_ms`; `measured_share` of the time comes from kernels that stand in the table."""
-
-    latency_ms: float
-    low_ms: float
-    high_ms: float
-    provenance: Provenance
-    kernels_ms: tuple[tuple[Kernel, float, bool], ...]
-    measured_share: float
 
 
 @dataclass(frozen=True)
@@ -71,22 +59,34 @@ class LatencyPredictor:
         return self.estimate_kernels(tuple(fused.kernel for fused in fuse(network, self.rules, self.precision)))
 
     def estimate_kernels(self, found: Sequence[Kernel]) -> LatencyEstimate:
-        times = self.kernels.times_ms(found)
-        known = [self.kernels.is_measured(kernel) for kernel in found]
+        """The interval takes in what the whole networks left over and what the kernels that were not measured may be off by. Their
+        errors are taken to go together: one regression made them."""
+        guesses = self.kernels.estimates(found)
+        times = [guess.ms for guess in guesses]
+        total = max(sum(times), 1e-12)
         ms = float(self.affine.apply(np.array([sum(times)]), np.array([len(found)]))[0])
-        share = sum(t for t, k in zip(times, known, strict=True) if k) / max(sum(times), 1e-12)
-        width = self.affine.half_width * (
-            1 + (1 - share)
-        )  # a guessed kernel is about twice as uncertain as a measured one
+        unsure = sum(g.ms * g.relative_std for g in guesses if g.source != "table") / total
+        width = float(np.hypot(self.affine.half_width, Z_80 * unsure))
         inside = self.affine.domain_ms[0] * 0.8 <= ms <= self.affine.domain_ms[1] * 1.25
+        formula = sorted({k.op for k, g in zip(found, guesses, strict=True) if g.source == "formula"})
+        parts = tuple(KernelEstimate(k, g.ms, g.source) for k, g in zip(found, guesses, strict=True))
         return LatencyEstimate(
             latency_ms=ms,
             low_ms=ms * max(0.0, 1 - width),
             high_ms=ms * (1 + width),
-            provenance="calibrated" if inside else "modelled",
-            kernels_ms=tuple(zip(found, times, known, strict=True)),
-            measured_share=share,
+            provenance="calibrated" if inside and not formula else "modelled",
+            kernels=parts,
+            notes=self._notes(ms, inside, formula),
         )
+
+    def _notes(self, ms: float, inside: bool, formula: Sequence[str]) -> tuple[str, ...]:
+        notes = []
+        if formula:
+            notes.append(f"never measured, so estimated from bytes and MACs: {', '.join(formula)}")
+        if not inside:
+            low, high = self.affine.domain_ms
+            notes.append(f"the networks that were timed take {low:.3g} to {high:.3g} ms; this one lies outside")
+        return tuple(notes)
 
     def corrected(self, network: Network, measured_ms: float) -> LatencyPredictor:
         """The predictor after one more whole network was measured. It counts more than all the others together: it lies where
@@ -96,15 +96,14 @@ class LatencyPredictor:
         return replace(self, affine=_fit_affine(self.samples + extra), samples=self.samples + extra)
 
 
-def fit(table: LatencyTable, records: Sequence[ProfiledNetwork], rules: FusionRules) -> LatencyPredictor:
-    """From a table and the whole networks that were timed with it. Deterministic."""
+def fit(table: LatencyTable, rules: FusionRules) -> LatencyPredictor:
+    """From a table and the whole networks in it. Deterministic. Raises TargetError for a table of too few networks."""
     kernels = KernelModel({kernel: time.mean_ms for kernel, time in table.times.items()})
     samples = []
-    for record in records:
-        if record.precision == table.meta.precision and record.whole is not None:
-            times = kernels.times_ms(record.kernels)
-            samples.append((sum(times), len(times), record.whole.steady_ms(table.meta.quiet_reference_ms)))
-    if len(samples) < MIN_SAMPLES or not table.times:
+    for network in table.networks if table.times else ():
+        times = kernels.times_ms(network.kernels)
+        samples.append((sum(times), len(times), network.ms))
+    if len(samples) < MIN_SAMPLES:
         raise TargetError(
             f"{len(samples)} networks were timed in {table.meta.precision}, but a predictor needs {MIN_SAMPLES}",
             "Profile again; if the runtime refuses the networks, its message is in the profile's records.",

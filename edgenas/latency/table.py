@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from edgenas.errors import InputError
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.store import write_text
 
-SCHEMA = 1
+SCHEMA = 2
 _TIMES = ("mean_ms", "p10_ms", "p50_ms", "n")
 
 
@@ -49,17 +49,26 @@ class TableMeta:
 
 
 @dataclass(frozen=True)
+class TimedNetwork:
+    """A whole network that was timed with the table: `ms` at the machine's quiet speed."""
+
+    kernels: tuple[Kernel, ...]
+    ms: float
+
+
+@dataclass(frozen=True)
 class LatencyTable:
     meta: TableMeta
     times: Mapping[Kernel, KernelTime]
+    networks: tuple[TimedNetwork, ...] = ()
 
     @property
     def file_name(self) -> str:
         return f"{self.meta.runtime}-{self.meta.precision}-t{self.meta.threads}.csv"
 
 
-def from_records(meta: TableMeta, records: Iterable[ProfiledNetwork]) -> LatencyTable:
-    """The table of the records of `meta.precision`."""
+def from_records(meta: TableMeta, records: Sequence[ProfiledNetwork]) -> LatencyTable:
+    """The table of the records of `meta.precision`, and their networks as a whole."""
     quiet = meta.quiet_reference_ms
     runs: dict[Kernel, list[tuple[float, ...]]] = {}
     quiet_ms: dict[Kernel, list[float]] = {}
@@ -69,7 +78,12 @@ def from_records(meta: TableMeta, records: Iterable[ProfiledNetwork]) -> Latency
                 if us and ms is not None:
                     runs.setdefault(kernel, []).append(us)
                     quiet_ms.setdefault(kernel, []).append(ms)
-    return LatencyTable(meta, {k: _time(runs[k], quiet_ms[k]) for k in sorted(runs)})
+    networks = tuple(
+        TimedNetwork(record.kernels, record.whole.steady_ms(quiet))
+        for record in records
+        if record.precision == meta.precision and record.whole is not None and runs.keys() >= set(record.kernels)
+    )
+    return LatencyTable(meta, {k: _time(runs[k], quiet_ms[k]) for k in sorted(runs)}, networks)
 
 
 def _time(each: list[tuple[float, ...]], quiet_ms: list[float]) -> KernelTime:
@@ -83,7 +97,8 @@ def _time(each: list[tuple[float, ...]], quiet_ms: list[float]) -> KernelTime:
 
 
 def save(table: LatencyTable, folder: Path) -> Path:
-    """`<runtime>-<precision>-t<threads>.csv` and `.meta.json` in `folder`; returns the CSV's path."""
+    """`<runtime>-<precision>-t<threads>.csv`, `.meta.json` and `.networks.json` in `folder`; returns the CSV's path. A network's
+    kernels are rows of the CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Kernel)] + list(_TIMES), lineterminator="\n")
     writer.writeheader()
@@ -92,7 +107,10 @@ def save(table: LatencyTable, folder: Path) -> Path:
         writer.writerow(kernel.to_row() | times)
     path = folder / table.file_name
     write_text(path, text.getvalue())
+    rows = {kernel: i for i, kernel in enumerate(table.times)}
+    networks = [{"ms": each.ms, "kernels": [rows[kernel] for kernel in each.kernels]} for each in table.networks]
     write_text(path.with_suffix(".meta.json"), json.dumps(asdict(table.meta), indent=2) + "\n")
+    write_text(path.with_suffix(".networks.json"), json.dumps(networks) + "\n")
     return path
 
 
@@ -127,4 +145,19 @@ def load(path: Path) -> LatencyTable:
         if kernel in times or not all(np.isfinite(values)) or min(values) < 0:
             raise InputError(f"{path}, line {line}: the kernel stands twice, or a time is not a finite number >= 0")
         times[kernel] = KernelTime(values[0], values[1], values[2], count)
-    return LatencyTable(head, times)
+    return LatencyTable(head, times, _networks(path.with_suffix(".networks.json"), tuple(times)))
+
+
+def _networks(path: Path, kernels: Sequence[Kernel]) -> tuple[TimedNetwork, ...]:
+    try:
+        found = tuple(
+            TimedNetwork(tuple(kernels[row] for row in each["kernels"]), float(each["ms"]))
+            for each in json.loads(path.read_text())
+        )
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise InputError(
+            f"the timed networks {path} can't be read: {error}", "Measure them again: edgenas profile."
+        ) from error
+    if wrong := [each.ms for each in found if not np.isfinite(each.ms) or each.ms <= 0]:
+        raise InputError(f"{path}: a latency is {wrong[0]}; a finite number above zero was expected")
+    return found

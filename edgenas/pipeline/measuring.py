@@ -168,7 +168,7 @@ def _fitted(
             raise TargetError(f"no network could be profiled in {precision}: {measured[0].error}")
         found = table.from_records(_meta(space, machine, precision, quiet_ms, _failed(measured)), training)
         paths.append(table.save(found, folder))
-        fitted[precision] = predictors.fit(found, training, machine.bench.fusion(precision))
+        fitted[precision] = predictors.fit(found, machine.bench.fusion(precision))
     return fitted, tuple(paths)
 
 
@@ -192,7 +192,7 @@ def _meta(
         threads=machine.bench.threads,
         space_id=space.id,
         quiet_reference_ms=quiet_ms,
-        machine={k: v for k, v in machine.probe.items() if k not in ("ok", "isa")},
+        machine={k: v for k, v in machine.probe.items() if k != "ok"},
         failed=failed,
     )
 
@@ -222,6 +222,6 @@ def save_tables(found: Profile, folder: Path) -> list[Path]:
     """Copies of the tables and their meta in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in found.table_paths:
-        for source in (path, path.with_suffix(".meta.json")):
+        for source in (path, path.with_suffix(".meta.json"), path.with_suffix(".networks.json")):
             shutil.copyfile(source, folder / source.name)
     return [folder / path.name for path in found.table_paths]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgenas.artifacts.kernel import Precision
+from edgenas.artifacts.latency_estimate import LatencyEstimate
 from edgenas.artifacts.measurement import Measurement
 from edgenas.compress.quantize import Quantization, calibrate
 from edgenas.data import Split, balanced_accuracy
 from edgenas.errors import GateError
-from edgenas.latency.predictor import LatencyEstimate, LatencyPredictor
+from edgenas.latency.predictor import LatencyPredictor
 from edgenas.measure import QUICK, THOROUGH
 from edgenas.nets.feed import evaluation_images
 from edgenas.nets.module import NetworkModule
