@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from edgenas.latency.gaussian_process import GaussianProcess
 from edgenas.latency.kernel_features import LENGTHS, family, features, plain_work, work
 from edgenas.latency.kernel_model import MIN_FOR_MODEL, KernelModel
 
+ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = (3, 8, 13, 16, 24, 32, 48, 64, 100, 128)
 SIDES = (7, 14, 28, 56)
 
@@ -190,7 +193,8 @@ class TestKernelModel:
         turned = KernelModel(dict(reversed(model().measured.items())))
         assert turned.estimates(every_kernel()) == model().estimates(every_kernel())
 
-    def test_another_process_answers_the_same_and_without_scipy(self) -> None:
+    @pytest.mark.parametrize("threads", ["1", "2"])
+    def test_another_process_answers_the_same_and_without_scipy(self, threads: str) -> None:
         program = (
             "import sys\n"
             "from tests.test_kernel_model import every_kernel, true_ms\n"
@@ -200,7 +204,10 @@ class TestKernelModel:
             "print([g.hex() for g in model.times_ms(every_kernel())])\n"
             "print([n for n in sys.modules if n.startswith(('scipy', 'sklearn'))])"
         )
-        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        run = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+        )
         assert run.returncode == 0, run.stderr
         answers, slow = run.stdout.splitlines()
         assert answers == str([ms.hex() for ms in model().times_ms(every_kernel())])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 STEPS = 22
-TUNED_ON = 200  # points that the hyperparameters are fitted on
+TUNED_ON = 160  # points that the hyperparameters are fitted on
 NEIGHBOURS = 64  # points that a standard deviation is worked out from
 MOST_POINTS = 1500  # beyond them a matrix takes too long; the points are thinned out evenly
 _SMOOTH, _NOISE, _STEPS, _STEP_LENGTH, _ALIKE = range(5)

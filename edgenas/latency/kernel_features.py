@@ -129,6 +129,7 @@ def work(k: Kernel) -> list[float]:
         float(values_out * (1 + ("Add" in k.fused))),
         float(k.params * size),
         float(_positions(k) if k.op == "Conv" else prod(k.kernel_size_hw) * values_out),
+        float(_one_by_one(k)),
     ]
 
 
@@ -152,6 +153,15 @@ def _channels(shape: tuple[int, ...]) -> int:
 
 def _positions(k: Kernel) -> int:
     return max(prod(k.out_shape[1:]), 1)
+
+
+def _one_by_one(k: Kernel) -> int:
+    """Steps that one output value takes: a parallel device with fewer outputs than lanes is as slow as one of them."""
+    if k.macs and family(k) != "depthwise convolution":
+        return k.macs // max(prod(k.out_shape), 1)
+    if any(k.kernel_size_hw) and k.op != "Conv":
+        return prod(k.kernel_size_hw)
+    return prod(k.in_shape[1:]) if k.op in REDUCTIONS else 0
 
 
 def _up(value: int, block: int) -> int:

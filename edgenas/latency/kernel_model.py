@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from edgenas.artifacts.kernel import Kernel
 from edgenas.artifacts.latency_estimate import Source
@@ -56,9 +58,10 @@ class KernelModel:
 
     def estimates(self, kernels: Sequence[Kernel]) -> list[KernelGuess]:
         """One a kernel, in their order. Raises ValueError if nothing was measured and something is asked."""
-        for kernel in kernels:
-            if kernel not in self._known:
-                self._known[kernel] = self._guess(kernel)
+        if missing := [kernel for kernel in dict.fromkeys(kernels) if kernel not in self._known]:
+            # the number of threads changes last bits, and for matrices this small a second one waits more than it works
+            with _threads().limit(limits=1):
+                self._known.update((kernel, self._guess(kernel)) for kernel in missing)
         return [self._known[kernel] for kernel in kernels]
 
     def _guess(self, kernel: Kernel) -> KernelGuess:
@@ -74,6 +77,12 @@ class KernelModel:
             self._models[name] = _Family({k: self.measured[k] for k in members}, self._formula)
         log_ms, std = self._models[name].predict(kernel)
         return KernelGuess(float(np.exp(log_ms)), std, "model")
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """numpy's linear algebra; looked for once."""
+    return ThreadpoolController()
 
 
 class _Formula:
