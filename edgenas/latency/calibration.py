@@ -1,0 +1,166 @@
+"""Calibration: the latency of whole networks on a device that could only be timed as a whole, and how sure it is.
+
+A Gaussian process (`graph_process`) over features of the graph (`graph_features`) as the device's runtime reads it; which reading that
+is (`network.readings`) was chosen by leaving networks out. On disk it is JSON: the fitted networks' features, latencies and the
+process's hyperparameters. The 80 % interval is a conformal one: the process's standard deviation, times the factor that would have
+covered 80 % of the networks that were left out (Vovk et al., 2005).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.artifacts.kernel import PRECISIONS, Precision
+from edgenas.artifacts.latency_estimate import LatencyEstimate
+from edgenas.errors import InputError
+from edgenas.latency.feature_table import Columns, FeatureTable, Novelty, Tie, novelty, tabulate
+from edgenas.latency.graph_features import graph_features
+from edgenas.latency.graph_process import GraphProcess, condition
+from edgenas.network.graph import Network
+from edgenas.network.readings import READINGS, Reading
+from edgenas.store import write_text
+
+SCHEMA = 1
+SUFFIX = ".calibration.json"
+WIDER = 2.0  # the interval of a network unlike the fitted ones, over that of one like them
+GUESSED = 0.5  # relative half-width for what is guessed from bytes alone
+LEAST_OF_MEASURED = 0.2  # no prediction is below this share of the fastest measured network
+
+
+@dataclass(frozen=True)
+class CalibrationMeta:
+    """`source`: where the measurements come from, in words. `left_out`: figures of networks predicted by fits without them;
+    `readings`: each reading's left-out error (root mean square, relative)."""
+
+    device: str
+    runtime: str
+    precision: Precision
+    threads: int
+    source: str
+    networks: int
+    left_out: Mapping[str, float]
+    readings: Mapping[str, float]
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.runtime}-{self.precision}-t{self.threads}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`values` (N, columns), `ms` (N,) and `noise` (N,) are the networks that the process is conditioned on; `interval` is how
+    many of its standard deviations hold 80 %."""
+
+    meta: CalibrationMeta
+    reading: Reading
+    columns: Columns
+    values: np.ndarray
+    ms: np.ndarray
+    noise: np.ndarray
+    theta: np.ndarray
+    interval: float
+
+    @cached_property
+    def process(self) -> GraphProcess:
+        return condition(self.columns.standardised(self.values), self.ms, self.noise, self.theta)
+
+    def predict(self, table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) ms and half-widths of the 80 % interval in ms, of networks like the fitted ones; each row by itself."""
+        mean, deviation = self.process.predict(self.columns.standardised(self.columns.values(table)))
+        return np.maximum(mean, LEAST_OF_MEASURED * self.ms.min()), self.interval * deviation
+
+
+@dataclass(frozen=True)
+class CalibratedPredictor:
+    """Estimates from a Calibration alone."""
+
+    calibration: Calibration
+
+    def latency_ms(self, network: Network) -> float:
+        return self.estimate(network).latency_ms
+
+    def estimate(self, network: Network) -> LatencyEstimate:
+        return self.estimates([network])[0]
+
+    def estimates(self, networks: Sequence[Network]) -> list[LatencyEstimate]:
+        reading = self.calibration.reading
+        return self.of_table(tabulate([graph_features(network, (reading,))[reading] for network in networks]))
+
+    def of_table(self, table: FeatureTable) -> list[LatencyEstimate]:
+        """`calibrated` for networks like the fitted ones, else `modelled` with a wider interval and notes that say what is new."""
+        mean, half = self.calibration.predict(table)
+        new = novelty(self.calibration.columns, table)
+        return [_estimate(float(m), float(h), n) for m, h, n in zip(mean, half, new, strict=True)]
+
+
+def _estimate(ms: float, half_ms: float, new: Novelty) -> LatencyEstimate:
+    if new.is_none:
+        return LatencyEstimate(ms, max(0.0, ms - half_ms), ms + half_ms, "calibrated")
+    known = ms
+    ms /= max(1 - new.share, 0.05)  # what is unknown costs as much a value as what is known
+    half_ms = float(np.hypot(WIDER * half_ms * ms / known, GUESSED * (ms - known)))
+    return LatencyEstimate(ms, max(0.0, ms - half_ms), ms + half_ms, "modelled", notes=new.notes())
+
+
+def save(calibration: Calibration, folder: Path) -> Path:
+    """`<runtime>-<precision>-t<threads>.calibration.json` in `folder`."""
+    path = folder / calibration.meta.file_name
+    columns = asdict(calibration.columns)
+    data = {
+        "schema": SCHEMA,
+        "meta": asdict(calibration.meta),
+        "reading": calibration.reading,
+        "columns": columns,
+        "values": [[_number(v) for v in row] for row in calibration.values],
+        "ms": [_number(v) for v in calibration.ms],
+        "noise": [_number(v) for v in calibration.noise],
+        "theta": [float(v) for v in calibration.theta],
+        "interval": calibration.interval,
+    }
+    body = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in data.items())
+    write_text(path, "{\n" + body + "\n}\n")
+    return path
+
+
+def load(path: Path) -> Calibration:
+    """Raises InputError for a file that can't be read, of another schema, or with numbers that are not finite."""
+    hint = "Fit it again: edgenas calibrate."
+    try:
+        data = json.loads(path.read_text())
+        if data.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema {SCHEMA} was expected, but it has {data.get('schema')!r}", hint)
+        found = Calibration(
+            meta=CalibrationMeta(**data["meta"]),
+            reading=data["reading"],
+            columns=_columns(data["columns"]),
+            **{key: np.array(data[key], float) for key in ("values", "ms", "noise", "theta")},
+            interval=float(data["interval"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"the calibration {path} can't be read: {error}", hint) from error
+    rows, width = len(found.ms), len(found.columns.names)
+    whole = found.values.shape == (rows, width) and len(found.noise) == rows > 0 and len(found.theta) == 4
+    sound = found.reading in READINGS and found.meta.precision in PRECISIONS
+    if not (whole and sound) or not all(
+        np.isfinite(each).all() for each in (found.values, found.ms, found.noise, found.theta, found.interval)
+    ):
+        raise InputError(f"the calibration {path} doesn't hold together: it was changed or cut short", hint)
+    return found
+
+
+def _columns(data: Mapping[str, Any]) -> Columns:
+    lists = {key: tuple(data[key]) for key in ("work", "structure", "mean", "std", "low", "high")}
+    ties = {name: Tie(**tie) for name, tie in data["ties"].items()}
+    return Columns(**lists, constants=data["constants"], ties=ties)
+
+
+def _number(value: float) -> float | int:
+    """Counts without a point, which a third of the file is."""
+    return int(value) if float(value).is_integer() else float(value)
