@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgenas.network.graph import Network, Node
-from edgenas.onnxio.write import Weights, clip_bounds, finish, onnx_nodes
+from edgenas.onnxio.write import Weights, constants_of, finish, onnx_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -72,9 +72,9 @@ class _Writer:
         inputs = [self.dequantized[name] for name in node.inputs]
         if node.op in ("Conv", "Gemm"):
             inputs += self._weight_inputs(node)
+        inputs += [self._constant(name, array) for name, array in constants_of(self.network, node).items()]
         if is_output:  # the logits stay float: nothing is gained by rounding what is only compared
-            self.nodes.extend(onnx_nodes(node, inputs, node.name))
-            self.initializers.extend(clip_bounds(node))
+            self.nodes.extend(onnx_nodes(node, inputs, [node.name]))
             return
         follower = self.network.sole_consumer(node.name)
         folded = (
@@ -87,8 +87,7 @@ class _Writer:
         if node.op in SAME_SCALE:
             self.ranges[made] = self.ranges[node.inputs[0]]
         raw = f"{made}.float"
-        self.nodes.extend(onnx_nodes(node, inputs, raw))
-        self.initializers.extend(clip_bounds(node))
+        self.nodes.extend(onnx_nodes(node, inputs, [raw]))
         self._boundary(made, raw, self.ranges[made])
 
     def _boundary(self, tensor: str, source: str, quantization: ActivationQuantization) -> None:
