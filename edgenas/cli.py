@@ -141,6 +141,35 @@ def profile(device: str, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
+@DEVICE
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Columns network (a path to an ONNX file, or an architecture string of a cell space) and ms.",
+)
+@click.option(
+    "--suggest", "suggestions", type=click.IntRange(1), metavar="N", help="Say which N networks to measure next."
+)
+@click.option("--space", metavar="NAME", help="Suggest networks of this space, such as nas-bench-201.")
+@click.option("--runtime", metavar="NAME", help="Default: the device's.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Default: fp32.")
+@THREADS
+@JSON
+def calibrate(device: str, as_json: bool, **options: Any) -> None:
+    """Fit a predictor to whole networks that were timed on a device.
+
+    For a device that can't be profiled kernel by kernel; 20 to 50 networks will do. Where there is a latency table, they correct
+    its predictor. Before the first measurement, --suggest N --space NAME says which networks tell most.
+    """
+    from edgenas.pipeline.calibrate_command import calibrate_device
+    from edgenas.report.calibration import describe_calibration
+
+    found = calibrate_device(device, **options)
+    click.echo(json.dumps(found, indent=2) if as_json else describe_calibration(found))
+
+
+@cli.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @DEVICE
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Default: the file's.")

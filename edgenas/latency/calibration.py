@@ -145,8 +145,9 @@ def load(path: Path) -> Calibration:
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"the calibration {path} can't be read: {error}", hint) from error
-    rows, width = len(found.ms), len(found.columns.names)
-    whole = found.values.shape == (rows, width) and len(found.noise) == rows > 0 and len(found.theta) == 4
+    rows, width = found.ms.size, len(found.columns.names)
+    shapes = [each.shape for each in (found.values, found.ms, found.noise, found.theta)]
+    whole = rows > 0 and shapes == [(rows, width), (rows,), (rows,), (4,)]
     sound = found.reading in READINGS and found.meta.precision in PRECISIONS
     if not (whole and sound) or not all(
         np.isfinite(each).all() for each in (found.values, found.ms, found.noise, found.theta, found.interval)

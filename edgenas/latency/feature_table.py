@@ -84,6 +84,12 @@ class Columns:
     def names(self) -> tuple[str, ...]:
         return self.work + self.structure
 
+    @property
+    def families(self) -> list[str]:
+        """Of the kernels that the fitted networks have, in alphabetical order."""
+        every = (*self.names, *self.constants, *self.ties)
+        return sorted(name.removesuffix(MOVED) for name in every if name.endswith(MOVED))
+
     def values(self, table: FeatureTable) -> np.ndarray:
         """(N, columns), as they are."""
         place = {name: i for i, name in enumerate(table.names)}
