@@ -18,7 +18,8 @@ class BlockedLayout:
     """A layout in which channels lie in blocks of `block` (NCHWc), and what runs in it.
 
     A convolution needs input channels in multiples of `conv_multiple`, or fewer than a block (it then reads the plain layout), a
-    pool whole blocks. `elementwise` runs in whichever layout its input has; `unpadded` too, but in whole blocks only.
+    pool whole blocks. `elementwise` runs in whichever layout its input has. A convolution takes a sum (`conv_add`) with it, and then
+    one of `activations_after_add`.
     """
 
     block: int
@@ -26,6 +27,8 @@ class BlockedLayout:
     pools: tuple[str, ...]
     global_pools: tuple[str, ...]
     elementwise: tuple[str, ...]
+    conv_add: tuple[str, ...]
+    activations_after_add: tuple[str, ...]
 
     def takes_conv(self, network: Network, node: Node) -> bool:
         c_in, c_out, groups = network.shape_of(node.inputs[0])[1], node.shape[1], node.attribute("group")
@@ -43,11 +46,11 @@ class BlockedLayout:
 class FusionRules:
     """What an operation takes into its own kernel. `activations_after`: anchor -> the activations it absorbs.
 
-    `conv_add`: a convolution adds a second tensor while it writes; with a `layout`, only one that lies in blocks, and then absorbs
-    `activations_after_add`.
+    `conv_add`: the sums that a convolution computes while it writes, after which it absorbs one of `activations_after_add`.
+    `layout`: another one than the plain, with its own rules of sums.
     """
 
-    conv_add: bool
+    conv_add: tuple[str, ...]
     activations_after: Mapping[str, tuple[str, ...]]
     activations_after_add: tuple[str, ...] = ()
     layout: BlockedLayout | None = None
@@ -115,8 +118,8 @@ class _Fuser:
             self.steps.append(chain)
             self._made(node, chain)
             return
-        if node.op in ("Add", "Sum") and self.rules.conv_add and (blocked or layout is None):
-            chain = self._adder(node)
+        if node.op in (layout.conv_add if blocked and layout is not None else self.rules.conv_add):
+            chain = self._adder(node, BLOCKED if blocked else "")
             if chain is not None:
                 chain.members.append(node)
                 chain.has_added = True
@@ -144,23 +147,29 @@ class _Fuser:
         anchor = chain.members[0].op
         if anchor == "BatchNormalization" and chain.layout:
             anchor = "Conv"  # of one weight a channel
-        after_add = self.rules.activations_after_add if chain.has_added else ()
-        allowed = after_add if chain.has_added else self.rules.activations_after.get(anchor, ())
+        rules = self.rules.layout if chain.layout and self.rules.layout else self.rules
+        allowed = rules.activations_after_add if chain.has_added else self.rules.activations_after.get(anchor, ())
         return chain if node.op in allowed else None
 
-    def _adder(self, node: Node) -> _Chain | None:
-        """The convolution that adds the other operand while it writes. It then runs when that is ready."""
-        if len(node.inputs) != 2:
+    def _adder(self, node: Node, layout: str) -> _Chain | None:
+        """The convolution that adds the other operand while it writes. It then runs when that is ready.
+
+        Of two, ONNX Runtime takes the first operand's in its blocked layout, the second's in the plain one."""
+        if len(node.inputs) != 2 or len({self.network.shape_of(name) for name in node.inputs}) > 1:
             return None
+        pairs = (node.inputs, node.inputs[::-1])
         places = {id(step): i for i, step in enumerate(self.steps)}
-        for name, other in (node.inputs, node.inputs[::-1]):
+        for name, other in pairs if layout else pairs[::-1]:
             chain = self.chain_of.get(name)
-            fits = (
-                chain is not None and chain.members[0].op == "Conv" and not chain.has_added and not chain.is_activated
-            )
-            if chain is not None and fits and self.network.sole_consumer(name) is node and name != other:
+            if chain is None or chain.layout != layout or chain.has_added or chain.is_activated:
+                continue
+            if chain.members[0].op == "Conv" and self.network.sole_consumer(name) is node and name != other:
                 source = self.chain_of.get(other)
-                if source is not None and places[id(source)] > places[id(chain)]:
+                if not layout and other in self.blocked:
+                    self._plain(other)
+                    self.steps.remove(chain)
+                    self.steps.append(chain)
+                elif source is not None and places[id(source)] > places[id(chain)]:
                     self.steps.remove(chain)
                     self.steps.append(chain)
                 return chain

@@ -29,9 +29,13 @@ AGENT_PART = Path(__file__).with_name("onnxruntime_agent.py")
 
 _CONV_ACTIVATIONS = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu")
 _GEMM_ACTIVATIONS = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "HardSigmoid", "Selu", "Softplus", "Softsign")
-_FLOAT = FusionRules(conv_add=False, activations_after={"Conv": _CONV_ACTIVATIONS, "Gemm": _GEMM_ACTIVATIONS})
+_FLOAT = FusionRules(
+    conv_add=("Add",),
+    activations_after={"Conv": _CONV_ACTIVATIONS, "Gemm": _GEMM_ACTIVATIONS},
+    activations_after_add=("Relu", "Clip", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu"),
+)
 _INT8 = FusionRules(
-    conv_add=False, activations_after={"Conv": ("Relu", "Clip"), "Add": ("Relu", "Clip"), "Gemm": ("Relu", "Clip")}
+    conv_add=(), activations_after={"Conv": ("Relu", "Clip"), "Add": ("Relu", "Clip"), "Gemm": ("Relu", "Clip")}
 )
 _BLOCKED_OPS = ("Relu", "Sigmoid", "Tanh", "BatchNormalization", "Swish")
 
@@ -50,8 +54,10 @@ def fusion(precision: Precision, isa: Collection[str]) -> FusionRules:
         pools=("MaxPool", "AveragePool"),
         global_pools=("GlobalAveragePool", "GlobalMaxPool"),
         elementwise=_BLOCKED_OPS,
+        conv_add=("Add", "Sum"),
+        activations_after_add=("Relu", "Sigmoid", "Tanh"),
     )
-    return replace(_FLOAT, conv_add=True, activations_after_add=("Relu", "Sigmoid", "Tanh"), layout=layout)
+    return replace(_FLOAT, layout=layout)
 
 
 def fp32_model(network: Network, weights: Weights) -> onnx.ModelProto:
@@ -79,7 +85,8 @@ def attribute(nodes: Sequence[dict[str, Any]], kernels: tuple[FusedKernel, ...])
     moves: dict[tuple[str, Shape], list[int]] = {}
     for i, fused in enumerate(kernels):
         if fused.kernel.op in MOVES:
-            moves.setdefault((fused.kernel.op, fused.kernel.in_shape), []).append(i)
+            moved = fused.kernel.out_shape if fused.kernel.op == "ReorderOutput" else fused.kernel.in_shape
+            moves.setdefault((fused.kernel.op, moved), []).append(i)
     for node in nodes:
         if node["op"] in MOVES:
             plain = node["shapes"][node["op"] == "ReorderOutput"]
@@ -97,10 +104,10 @@ def attribute(nodes: Sequence[dict[str, Any]], kernels: tuple[FusedKernel, ...])
 
 
 def _known_name(profiled: str, owner: Mapping[str, int]) -> str | None:
-    """Suffixes are cut off at `_` or `.` from the right until a network node's name is left."""
-    name = profiled
+    """Suffixes are cut off at `_`, `.` or `/` from the right until a network node's name is left."""
+    name = profiled.removeprefix("fused ")
     while name and name not in owner:
-        cut = max(name.rfind("_"), name.rfind("."))
+        cut = max(name.rfind(mark) for mark in "_./")
         if cut < 0:
             return None
         name = name[:cut]
