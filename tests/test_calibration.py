@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib
 import json
 import os
 import subprocess
@@ -30,6 +31,7 @@ from edgenas.latency.calibration import CalibratedPredictor, Calibration
 from edgenas.latency.feature_table import columns_of, novelty, tabulate
 from edgenas.latency.graph_features import GraphFeatures, graph_features
 from edgenas.network.builder import INPUT, Builder
+from edgenas.network.costs import params
 from edgenas.network.graph import Network
 from edgenas.network.readings import READINGS, Reading, depends_on_input, read
 from edgenas.onnxio.random_weights import random_weights
@@ -123,7 +125,7 @@ def test_one_network_measured_on_a_busy_machine_does_not_spoil_the_fit(networks:
     found = fit(rows(tables, np.arange(40)), spoilt, ORIGIN)
     predicted, _ = found.predict(tables["live"].rows(np.arange(40, len(ms))))
     assert np.mean(np.abs(predicted / ms[40:] - 1) <= 0.05) > 0.95
-    assert found.noise[7] == max(found.noise) > 1
+    assert found.diagonal[7] == max(found.diagonal)
 
 
 def test_fitting_is_deterministic_and_survives_the_disk(
@@ -164,8 +166,10 @@ def test_loading_needs_numpy_alone(fitted: Calibration, tmp_path: Path) -> None:
     "change",
     [
         {"schema": 99},
-        {"ms": [1.0]},
-        {"ms": None},
+        {"weights": [1.0]},
+        {"weights": None},
+        {"domain_ms": []},
+        {"scale_ms": 0},
         {"reading": "sideways"},
         {"interval": float("nan")},
         {"meta": {}},
@@ -508,3 +512,48 @@ def test_the_bench_prints_one_document_and_a_table(tmp_path: Path) -> None:
     assert found["mean"]["within_10pct"] == pytest.approx(np.mean([each["within_10pct"] for each in found["per_seed"]]))
     assert "chosen and fitted" in printed[1]
     assert "additive, live" in printed[1]
+
+
+# What ships
+
+
+SHIPPED = sorted((ROOT / "latency_tables").glob("*/*.calibration.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name.split('.')[0]}")
+def test_shipped_calibrations_say_where_they_come_from(path: Path) -> None:
+    found = calibrations.load(path)
+    assert path.name == found.meta.file_name
+    assert path.parent.name == found.meta.device
+    assert "https://" in found.meta.source
+    assert path.stat().st_size < 200_000
+    predictor = CalibratedPredictor(found)
+    assert [e.provenance for e in predictor.estimates(cells(5))] == ["calibrated"] * 5
+    space = for_data(224, 3, 10)
+    (unlike,) = predictor.estimates([space.network(space.smallest()[-1])])
+    assert unlike.provenance == "modelled"
+    assert any("depthwise" in note for note in unlike.notes)
+    assert _relative(unlike) >= 0.5
+
+
+def test_the_shipped_calibration_of_the_nano_knows_published_figures() -> None:
+    """ResNet-18 runs at 90.2 frames a second in FP16 there (torch2trt)."""
+    found = calibrations.load(ROOT / "latency_tables" / "jetson-nano" / "tensorrt-fp16-t1.calibration.json")
+    estimate = CalibratedPredictor(found).estimate(known_networks()["resnet18"]())
+    assert estimate.latency_ms == pytest.approx(1000 / 90.2, rel=0.05)
+    assert estimate.provenance == "calibrated"
+
+
+def test_known_networks_have_their_published_parameters() -> None:
+    millions = {"alexnet": 61.1, "vgg16": 138.36, "squeezenet1_0": 1.248, "squeezenet1_1": 1.235, "resnet50": 25.5}
+    assert {name: params(known_networks()[name]()) / 1e6 for name in millions} == pytest.approx(millions, rel=0.002)
+
+
+def known_networks() -> dict[str, Callable[[], Network]]:
+    """Those of tools/make_calibrations.py."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        known: dict[str, Callable[[], Network]] = importlib.import_module("make_calibrations").KNOWN
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    return known

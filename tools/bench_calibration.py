@@ -11,7 +11,7 @@ Per seed and as the mean: spearman, kendall_tau, within_5pct and within_10pct (s
 measurements inside the 80 % interval) and half_width_ratio (median half-width over the 80th percentile of the absolute error).
 Beside them stands, fitted on the same networks, an additive table: operations and adds counted after each reading of the graph,
 by least squares of relative errors; its best reading is the best in hindsight. With --active the networks are not drawn but chosen by
-`suggest` among 1,500 drawn ones, before anything is measured.
+`suggest` among 800 drawn ones, before anything is measured.
 """
 
 from __future__ import annotations

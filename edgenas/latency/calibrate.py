@@ -1,7 +1,7 @@
 """Fits a Calibration to networks that were timed as a whole, and says which networks to time.
 
-One method for every device: each reading of the graphs is fitted, and the one that predicts networks left out best is taken, in favour
-of `live`, which compilers have, unless another one is clearly better by both measures, left-out error and evidence.
+One method for every device: each reading of the graphs is fitted, and the one that predicts networks left out best is taken. In doubt
+that is `live`, which compilers have: the evidence for another one has to be strong as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgenas.latency import graph_process
 from edgenas.latency.calibration import Calibration, CalibrationMeta
 from edgenas.latency.feature_table import Columns, FeatureTable, columns_of, tabulate
 from edgenas.latency.graph_features import graph_features
-from edgenas.latency.graph_process import GraphProcess
+from edgenas.latency.graph_process import FittedProcess, GraphProcess
 from edgenas.network.graph import Network
 from edgenas.network.readings import READINGS, Reading
 
@@ -25,10 +25,11 @@ LEAST_NETWORKS = 5
 MOST_ROWS = 400  # networks that are kept in a calibration
 COVERAGE = 0.8
 USUAL: Reading = "live"
-CLEARLY = 0.9  # another reading's left-out error, over that of the usual one, has to be below
-STRONG = 3.0  # and its log evidence above by more: odds of twenty to one (Kass & Raftery, 1995)
+STRONG = (
+    3.0  # by how much the log evidence of another one has to be above: odds of twenty to one (Kass & Raftery, 1995)
+)
 CAP = 0.3  # one network's relative error, when readings are compared
-SUGGEST_AMONG = 1500  # candidates, drawn evenly, when there are more
+SUGGEST_AMONG = 800  # candidates, drawn evenly, when there are more
 Tables = Mapping[Reading, FeatureTable]
 
 
@@ -62,8 +63,8 @@ def fit(tables: Tables, ms: Sequence[float] | np.ndarray, origin: Origin) -> Cal
     fitted = {reading: _fitted(tables[reading], measured) for reading in READINGS}
     errors = {reading: _left_out_error(process) for reading, (_, process) in fitted.items()}
     reading = _chosen(errors, {r: process.log_evidence for r, (_, process) in fitted.items()})
-    columns, process = fitted[reading]
-    error, deviation = process.left_out()
+    columns, best = fitted[reading]
+    error, deviation = best.left_out()
     rank = min(1.0, np.ceil((len(measured) + 1) * COVERAGE) / len(measured))
     interval = float(np.quantile(np.abs(error) / deviation, rank))
     meta = CalibrationMeta(
@@ -76,14 +77,26 @@ def fit(tables: Tables, ms: Sequence[float] | np.ndarray, origin: Origin) -> Cal
         _figures(error),
         {str(reading): error for reading, error in errors.items()},
     )
-    kept = _representative(process)
-    values = columns.values(tables[reading])[kept]
-    return Calibration(meta, reading, columns, values, measured[kept], process.noise[kept], process.theta, interval)
+    kept = _representative(best.process)
+    process = best.of(kept)
+    return Calibration(
+        meta=meta,
+        reading=reading,
+        columns=columns,
+        values=columns.values(tables[reading])[kept],
+        weights=process.weights,
+        diagonal=process.diagonal,
+        theta=process.theta,
+        scale_ms=process.scale_ms,
+        interval=interval,
+        domain_ms=(float(measured.min()), float(measured.max())),
+    )
 
 
 def suggest(candidates: Tables, count: int, measured: Tables | None = None) -> list[int]:
-    """Indices of the candidates to measure next, the most telling first: each takes away most of what is uncertain about all of
-    them (Krause et al., 2008, with the sum of variances), given those measured and those before it; averaged over the readings."""
+    """Indices of the candidates to measure next, the most telling first: each time the one whose measurement says most (maximum
+    entropy, Shewry & Wynn, 1987; of a linear model that is the D-optimal design), given those measured and those before it, summed
+    over the readings."""
     size = len(candidates[USUAL])
     pool = np.unique(np.linspace(0, size - 1, min(size, SUGGEST_AMONG)).astype(int))
     left = [_prior_covariance(candidates[r].rows(pool), measured[r] if measured else None) for r in READINGS]
@@ -92,7 +105,7 @@ def suggest(candidates: Tables, count: int, measured: Tables | None = None) -> l
     for _ in range(min(count, len(pool))):
         gain = np.zeros(len(pool))
         for covariance in left:
-            gain += (covariance**2).sum(axis=0) / (np.diag(covariance) + noise) / np.trace(covariance)
+            gain += np.log1p(np.maximum(np.diag(covariance), 0.0) / noise)
         gain[chosen] = -1.0
         best = int(np.argmax(gain))
         chosen.append(best)
@@ -115,12 +128,12 @@ def _prior_covariance(candidates: FeatureTable, measured: FeatureTable | None) -
     return found
 
 
-def _fitted(table: FeatureTable, measured: np.ndarray) -> tuple[Columns, GraphProcess]:
+def _fitted(table: FeatureTable, measured: np.ndarray) -> tuple[Columns, FittedProcess]:
     columns = columns_of(table)
     return columns, graph_process.fit(columns.standardised(columns.values(table)), measured)
 
 
-def _left_out_error(process: GraphProcess) -> float:
+def _left_out_error(process: FittedProcess) -> float:
     error, _ = process.left_out()
     return float(np.sqrt((np.minimum(np.abs(error), CAP) ** 2).mean()))
 
@@ -129,7 +142,7 @@ def _chosen(errors: Mapping[Reading, float], evidence: Mapping[Reading, float]) 
     better = [
         reading
         for reading in READINGS
-        if errors[reading] < CLEARLY * errors[USUAL] and evidence[reading] > evidence[USUAL] + STRONG
+        if errors[reading] < errors[USUAL] and evidence[reading] > evidence[USUAL] + STRONG
     ]
     return min(better, key=lambda reading: errors[reading], default=USUAL)
 
@@ -145,7 +158,7 @@ def _figures(error: np.ndarray) -> dict[str, float]:
 
 def _representative(process: GraphProcess) -> np.ndarray:
     """Indices of at most MOST_ROWS networks: each the one that those before it say least about (pivoted Cholesky)."""
-    size = len(process.y_ms)
+    size = len(process.x)
     if size <= MOST_ROWS:
         return np.arange(size)
     left = graph_process.variances(process.x, process.theta).copy()

@@ -1,9 +1,9 @@
 """Calibration: the latency of whole networks on a device that could only be timed as a whole, and how sure it is.
 
 A Gaussian process (`graph_process`) over features of the graph (`graph_features`) as the device's runtime reads it; which reading that
-is (`network.readings`) was chosen by leaving networks out. On disk it is JSON: the fitted networks' features, latencies and the
-process's hyperparameters. The 80 % interval is a conformal one: the process's standard deviation, times the factor that would have
-covered 80 % of the networks that were left out (Vovk et al., 2005).
+is (`network.readings`) was chosen by leaving networks out. On disk it is JSON: the process's hyperparameters, and the features and
+weights of the networks that it is conditioned on. The 80 % interval is a conformal one: the process's standard deviation, times the
+factor that would have covered 80 % of the networks that were left out (Vovk et al., 2005).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgenas.artifacts.latency_estimate import LatencyEstimate
 from edgenas.errors import InputError
 from edgenas.latency.feature_table import Columns, FeatureTable, Novelty, Tie, novelty, tabulate
 from edgenas.latency.graph_features import graph_features
-from edgenas.latency.graph_process import GraphProcess, condition
+from edgenas.latency.graph_process import GraphProcess
 from edgenas.network.graph import Network
 from edgenas.network.readings import READINGS, Reading
 from edgenas.store import write_text
@@ -30,7 +30,10 @@ from edgenas.store import write_text
 SCHEMA = 1
 SUFFIX = ".calibration.json"
 WIDER = 2.0  # the interval of a network unlike the fitted ones, over that of one like them
-GUESSED = 0.5  # relative half-width for what is guessed from bytes alone
+UNLIKE = (
+    0.3  # least relative half-width of a network with kernels, sizes or proportions that none of the fitted ones has
+)
+GUESSED = 0.5  # the same, of the part that is guessed from the values it moves
 LEAST_OF_MEASURED = 0.2  # no prediction is below this share of the fastest measured network
 
 
@@ -55,26 +58,29 @@ class CalibrationMeta:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`values` (N, columns), `ms` (N,) and `noise` (N,) are the networks that the process is conditioned on; `interval` is how
-    many of its standard deviations hold 80 %."""
+    """`values` (N, columns) are the features of the networks that the process is conditioned on; `weights`, `diagonal`, `theta` and
+    `scale_ms` are the process's. `interval` is how many of its standard deviations hold 80 %; `domain_ms` bounds the measurements."""
 
     meta: CalibrationMeta
     reading: Reading
     columns: Columns
     values: np.ndarray
-    ms: np.ndarray
-    noise: np.ndarray
+    weights: np.ndarray
+    diagonal: np.ndarray
     theta: np.ndarray
+    scale_ms: float
     interval: float
+    domain_ms: tuple[float, float]
 
     @cached_property
     def process(self) -> GraphProcess:
-        return condition(self.columns.standardised(self.values), self.ms, self.noise, self.theta)
+        x = self.columns.standardised(self.values)
+        return GraphProcess(x, self.weights, self.diagonal, self.theta, self.scale_ms)
 
     def predict(self, table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
         """(N,) ms and half-widths of the 80 % interval in ms, of networks like the fitted ones; each row by itself."""
         mean, deviation = self.process.predict(self.columns.standardised(self.columns.values(table)))
-        return np.maximum(mean, LEAST_OF_MEASURED * self.ms.min()), self.interval * deviation
+        return np.maximum(mean, LEAST_OF_MEASURED * self.domain_ms[0]), self.interval * deviation
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,10 @@ def _estimate(ms: float, half_ms: float, new: Novelty) -> LatencyEstimate:
     known = ms
     ms /= max(1 - new.share, 0.05)  # what is unknown costs as much a value as what is known
     half_ms = float(np.hypot(WIDER * half_ms * ms / known, GUESSED * (ms - known)))
-    return LatencyEstimate(ms, max(0.0, ms - half_ms), ms + half_ms, "modelled", notes=new.notes())
+    if new.families or new.shapes or new.proportions:
+        half_ms = max(half_ms, UNLIKE * ms)
+    low_ms = ms / (1 + half_ms / ms)  # as many times less as more: a wide interval would reach zero otherwise
+    return LatencyEstimate(ms, low_ms, ms + half_ms, "modelled", notes=new.notes())
 
 
 def save(calibration: Calibration, folder: Path) -> Path:
@@ -119,10 +128,12 @@ def save(calibration: Calibration, folder: Path) -> Path:
         "reading": calibration.reading,
         "columns": columns,
         "values": [[_number(v) for v in row] for row in calibration.values],
-        "ms": [_number(v) for v in calibration.ms],
-        "noise": [_number(v) for v in calibration.noise],
+        "weights": [float(v) for v in calibration.weights],
+        "diagonal": [float(v) for v in calibration.diagonal],
         "theta": [float(v) for v in calibration.theta],
+        "scale_ms": calibration.scale_ms,
         "interval": calibration.interval,
+        "domain_ms": list(calibration.domain_ms),
     }
     body = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in data.items())
     write_text(path, "{\n" + body + "\n}\n")
@@ -140,24 +151,27 @@ def load(path: Path) -> Calibration:
             meta=CalibrationMeta(**data["meta"]),
             reading=data["reading"],
             columns=_columns(data["columns"]),
-            **{key: np.array(data[key], float) for key in ("values", "ms", "noise", "theta")},
+            **{key: np.array(data[key], float) for key in ("values", "weights", "diagonal", "theta")},
+            scale_ms=float(data["scale_ms"]),
             interval=float(data["interval"]),
+            domain_ms=(float(data["domain_ms"][0]), float(data["domain_ms"][1])),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise InputError(f"the calibration {path} can't be read: {error}", hint) from error
-    rows, width = found.ms.size, len(found.columns.names)
-    shapes = [each.shape for each in (found.values, found.ms, found.noise, found.theta)]
-    whole = rows > 0 and shapes == [(rows, width), (rows,), (rows,), (4,)]
-    sound = found.reading in READINGS and found.meta.precision in PRECISIONS
-    if not (whole and sound) or not all(
-        np.isfinite(each).all() for each in (found.values, found.ms, found.noise, found.theta, found.interval)
-    ):
+    arrays = (found.values, found.weights, found.diagonal, found.theta)
+    rows, width = found.weights.size, len(found.columns.names)
+    whole = rows > 0 and [each.shape for each in arrays] == [(rows, width), (rows,), (rows,), (4,)]
+    sound = (
+        found.reading in READINGS and found.meta.precision in PRECISIONS and min(found.scale_ms, *found.domain_ms) > 0
+    )
+    numbers = (*arrays, found.scale_ms, found.interval, found.domain_ms)
+    if not (whole and sound and all(np.isfinite(each).all() for each in numbers)):
         raise InputError(f"the calibration {path} doesn't hold together: it was changed or cut short", hint)
     return found
 
 
 def _columns(data: Mapping[str, Any]) -> Columns:
-    lists = {key: tuple(data[key]) for key in ("work", "structure", "mean", "std", "low", "high")}
+    lists = {key: tuple(data[key]) for key in ("work", "structure", "mean", "std", "low", "high", "rare")}
     ties = {name: Tie(**tie) for name, tie in data["ties"].items()}
     return Columns(**lists, constants=data["constants"], ties=ties)
 

@@ -69,7 +69,8 @@ class Tie:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a fit with their mean and standard deviation; `low` and `high` bound them. `constants` and `ties`: the others."""
+    """The columns of a fit with their mean and standard deviation; `low` and `high` bound them. `constants`, `ties` and
+    `rare` (shapes that few networks have) are the others."""
 
     work: tuple[str, ...]
     structure: tuple[str, ...]
@@ -79,6 +80,7 @@ class Columns:
     high: tuple[float, ...]
     constants: Mapping[str, float]
     ties: Mapping[str, Tie]
+    rare: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,6 +112,7 @@ def columns_of(table: FeatureTable) -> Columns:
     first: dict[bytes, int] = {}
     constants: dict[str, float] = {}
     ties: dict[str, Tie] = {}
+    rare: list[str] = []
     mean, std = table.values.mean(axis=0), table.values.std(axis=0)
     for i, name in enumerate(table.names):
         column = table.values[:, i]
@@ -126,6 +129,8 @@ def columns_of(table: FeatureTable) -> Columns:
         elif not name.startswith(SHAPE) or LEAST_SHARED <= np.count_nonzero(column) <= len(column) - LEAST_SHARED:
             first[key] = i
             kept.append(i)
+        else:
+            rare.append(name)
     work = len([i for i in kept if i < len(table.work)])
     names = [table.names[i] for i in kept]
     low, high = table.values[:, kept].min(axis=0), table.values[:, kept].max(axis=0)
@@ -138,6 +143,7 @@ def columns_of(table: FeatureTable) -> Columns:
         high=_floats(high),
         constants=constants,
         ties=ties,
+        rare=tuple(rare),
     )
 
 
@@ -171,7 +177,7 @@ class Novelty:
 
 def novelty(columns: Columns, table: FeatureTable) -> list[Novelty]:
     """Of each network of the table."""
-    known = {*columns.names, *columns.constants, *columns.ties}
+    known = {*columns.names, *columns.constants, *columns.ties, *columns.rare}
     values = columns.values(table)
     low, high = np.array(columns.low), np.array(columns.high)
     margin = RANGE_MARGIN * (high - low)

@@ -9,6 +9,7 @@ without them puts far off get more noise of their own. Rasmussen & Williams, GPM
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -39,60 +40,78 @@ class Split:
 
 @dataclass(frozen=True)
 class GraphProcess:
-    """`theta`: logarithms, in _CENTRE's order. `noise` (N,): each row's variance over that of an ordinary one."""
+    """`theta`: logarithms, in _CENTRE's order. Of each network that it is conditioned on, in units of `scale_ms`: `weights` (N,), what
+    it adds to a prediction per covariance, and `diagonal` (N,), the variance of its noise."""
 
     x: Split
-    y_ms: np.ndarray
-    noise: np.ndarray
+    weights: np.ndarray
+    diagonal: np.ndarray
     theta: np.ndarray
-    log_evidence: float
-    _weights: np.ndarray
-    _inverse: np.ndarray
+    scale_ms: float
 
-    @property
-    def scale_ms(self) -> float:
-        return float(self.y_ms.mean())
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        inverse = np.linalg.inv(_with_noise(covariance(self.x, self.x, self.theta), self.diagonal))
+        return np.asarray((inverse + inverse.T) / 2)
 
     def predict(self, x: Split) -> tuple[np.ndarray, np.ndarray]:
         """-> (N,) ms and the standard deviation of a measurement there."""
         between = covariance(x, self.x, self.theta)
-        mean = 1 + (between * self._weights).sum(axis=1)
-        explained = np.einsum("ij,jk,ik->i", between, self._inverse, between)
+        mean = 1 + (between * self.weights).sum(axis=1)
+        explained = np.einsum("ij,jk,ik->i", between, self.inverse, between)
         left = np.maximum(variances(x, self.theta) - explained, 0.0)
         noise = np.exp(2 * self.theta[3]) * mean**2
         return mean * self.scale_ms, np.sqrt(left + noise) * self.scale_ms
 
+
+@dataclass(frozen=True)
+class FittedProcess:
+    """A process and what it was fitted to: `measured` (N,) in units of its scale; `noise` (N,), each network's variance over that of
+    an ordinary one of its latency."""
+
+    process: GraphProcess
+    measured: np.ndarray
+    noise: np.ndarray
+    log_evidence: float
+
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Of each network by a fit without it: relative error of the prediction, and its relative standard deviation."""
-        diagonal = np.diag(self._inverse)
-        measured = self.y_ms / self.scale_ms
-        return -self._weights / diagonal / measured, diagonal**-0.5 / measured
+        diagonal = np.diag(self.process.inverse)
+        return -self.process.weights / diagonal / self.measured, diagonal**-0.5 / self.measured
+
+    def of(self, which: np.ndarray) -> GraphProcess:
+        """The process conditioned on some of the networks only."""
+        kept, measured = self.process, self.measured[which]
+        return _condition(kept.x.rows(which), measured, self.noise[which], kept.theta, kept.scale_ms).process
 
 
-def fit(x: Split, y_ms: np.ndarray) -> GraphProcess:
+def fit(x: Split, y_ms: np.ndarray) -> FittedProcess:
     """Deterministic. `y_ms` are finite and above zero."""
-    process = condition(x, y_ms, np.ones(len(y_ms)), None)
-    error, deviation = process.left_out()
+    scale = float(y_ms.mean())
+    noise = np.ones(len(y_ms))
+    found = _tuned(x, y_ms / scale, noise, scale)
+    error, deviation = found.left_out()
     apart = np.abs(error) / deviation
     apart /= max(1.0, float(np.median(apart)) / 0.6745)
     if (apart > OUTLIER).any():
-        process = condition(x, y_ms, np.maximum(1.0, (apart / OUTLIER) ** 2), None)
-    return process
+        found = _tuned(x, y_ms / scale, np.maximum(1.0, (apart / OUTLIER) ** 2), scale)
+    return found
 
 
-def condition(x: Split, y_ms: np.ndarray, noise: np.ndarray, theta: np.ndarray | None) -> GraphProcess:
-    """The process given these networks, with `theta` or with the most probable one."""
-    measured = y_ms / y_ms.mean()
-    if theta is None:
-        kept = np.arange(len(y_ms))
-        if len(kept) > TUNED_ON:
-            kept = np.linspace(0, len(y_ms) - 1, TUNED_ON).astype(int)
-        theta = _most_probable(x.rows(kept), measured[kept], noise[kept])
-    matrix = _with_noise(covariance(x, x, theta), measured, noise, theta)
-    inverse = np.linalg.inv(matrix)
-    centred = measured - 1
-    evidence = _log_evidence(matrix, centred) + _log_prior(theta)
-    return GraphProcess(x, y_ms, noise, theta, evidence, inverse @ centred, (inverse + inverse.T) / 2)
+def _tuned(x: Split, measured: np.ndarray, noise: np.ndarray, scale_ms: float) -> FittedProcess:
+    kept = np.arange(len(measured))
+    if len(kept) > TUNED_ON:
+        kept = np.linspace(0, len(measured) - 1, TUNED_ON).astype(int)
+    theta = _most_probable(x.rows(kept), measured[kept], noise[kept])
+    return _condition(x, measured, noise, theta, scale_ms)
+
+
+def _condition(x: Split, measured: np.ndarray, noise: np.ndarray, theta: np.ndarray, scale_ms: float) -> FittedProcess:
+    diagonal = np.exp(2 * theta[3]) * measured**2 * noise
+    matrix = _with_noise(covariance(x, x, theta), diagonal)
+    weights = np.linalg.solve(matrix, measured - 1)
+    evidence = _log_evidence(matrix, measured - 1) + _log_prior(theta)
+    return FittedProcess(GraphProcess(x, weights, diagonal, theta, scale_ms), measured, noise, evidence)
 
 
 def covariance(one: Split, other: Split, theta: np.ndarray) -> np.ndarray:
@@ -125,8 +144,8 @@ def _combined(
     return np.asarray(work + structure**2 * shape + smooth**2 * (1 + root + root**2 / 3) * np.exp(-root))
 
 
-def _with_noise(matrix: np.ndarray, measured: np.ndarray, noise: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    matrix[np.diag_indices(len(matrix))] += np.exp(2 * theta[3]) * measured**2 * noise + _JITTER
+def _with_noise(matrix: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
+    matrix[np.diag_indices(len(matrix))] += diagonal + _JITTER
     return matrix
 
 
@@ -145,8 +164,9 @@ def _most_probable(x: Split, measured: np.ndarray, noise: np.ndarray) -> np.ndar
     work, shape, distance = _parts(x, x)
 
     def loss(theta: np.ndarray) -> float:
-        structure, smooth, length, _ = np.exp(theta)
-        matrix = _with_noise(_combined(work, shape, distance, structure, smooth, length), measured, noise, theta)
+        structure, smooth, length, level = np.exp(theta)
+        matrix = _combined(work, shape, distance, structure, smooth, length)
+        matrix = _with_noise(matrix, level**2 * measured**2 * noise)
         return -_log_evidence(matrix, measured - 1) - _log_prior(theta)
 
     bounds = list(zip(_CENTRE - 3 * _SPREAD, _CENTRE + 3 * _SPREAD, strict=True))
@@ -154,8 +174,8 @@ def _most_probable(x: Split, measured: np.ndarray, noise: np.ndarray) -> np.ndar
 
 
 def prior_theta() -> np.ndarray:
-    """Before anything was measured."""
-    return _CENTRE.copy()
+    """Before anything was measured: so few networks are chosen with it that the smooth part has little to say."""
+    return np.asarray(_CENTRE + np.log([1.0, 0.5, 1.0, 1.0]))
 
 
 def _mean_square(x: np.ndarray) -> np.ndarray:

@@ -27,11 +27,19 @@ class Builder:
         return node.name
 
     def conv(
-        self, name: str, x: str, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1, dilation: int = 1
+        self,
+        name: str,
+        x: str,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        pad: int | None = None,
     ) -> str:
-        """`same`-style symmetric padding of dilation * (kernel // 2): the output side is ceil(side / stride)."""
+        """Unless `pad` is given, `same`-style symmetric padding of dilation * (kernel // 2): the output side is ceil(side / stride)."""
         _, _, height, width = self._shapes[x]
-        pad = dilation * (kernel // 2)
+        pad = dilation * (kernel // 2) if pad is None else pad
         reach = dilation * (kernel - 1) + 1
         sides = tuple((side + 2 * pad - reach) // stride + 1 for side in (height, width))
         attributes = (

@@ -162,8 +162,8 @@ def _calibrated(timed: Sequence[Row], origin: Origin) -> dict[str, Any]:
         "readings": dict(fitted.meta.readings),
         "error": dict(fitted.meta.left_out),
         "domain": {
-            "low_ms": float(fitted.ms.min()),
-            "high_ms": float(fitted.ms.max()),
+            "low_ms": fitted.domain_ms[0],
+            "high_ms": fitted.domain_ms[1],
             "families": fitted.columns.families,
         },
     }
