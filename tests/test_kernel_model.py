@@ -217,10 +217,10 @@ class TestKernelModel:
 class TestFeatures:
     @given(kernel=KERNELS)
     def test_they_are_finite_and_as_many_as_their_names(self, kernel: Kernel) -> None:
-        assert len(features(kernel)) == len(LENGTHS)
-        assert np.isfinite(features(kernel)).all()
-        assert np.isfinite(work(kernel)).all()
-        assert min(*work(kernel), *plain_work(kernel)) >= 0
+        assert len(features(kernel, 8.0)) == len(LENGTHS)
+        assert np.isfinite(features(kernel, 8.0)).all()
+        assert np.isfinite(work(kernel, 8.0)).all()
+        assert min(*work(kernel, 8.0), *plain_work(kernel)) >= 0
 
     @pytest.mark.parametrize(
         ("kernel", "expected"),
@@ -251,7 +251,7 @@ class TestFeatures:
             replace(kernel, fused=("Add",)),
             replace(kernel, fused=("HardSwish",)),
         ):
-            assert features(other) != features(kernel)
+            assert features(other, 8.0) != features(kernel, 8.0)
 
 
 class TestRoofline:

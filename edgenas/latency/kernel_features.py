@@ -28,6 +28,7 @@ REDUCTIONS = (
     *("LayerNormalization", "InstanceNormalization", "GroupNormalization"),
 )
 HEAVY_ACTIVATIONS = frozenset({"HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Elu", "Gelu", "Erf", "Exp", "Softmax"})
+CACHE_MIB = 32.0  # moved in a run; from about there on nothing is left in the last cache of common CPUs
 WINOGRAD_CHANNELS = 61  # 16 slices of 4
 WINOGRAD_TILES = 32
 
@@ -58,6 +59,7 @@ LENGTHS: dict[str, float] = {
     "bytes": 7.5,
     "values out": 5.8,
     "values in": 7.7,
+    "cold weights": 1.5,
     **dict.fromkeys(("operation is the first", "operation is the second", "operation is the third"), 2.0),
 }
 STAIRCASE = list(LENGTHS).index("values out")  # a GPU's work items
@@ -80,8 +82,9 @@ def family(kernel: Kernel) -> str:
     return kernel.op
 
 
-def features(k: Kernel) -> list[float]:
-    """One number for each name in LENGTHS, in that order. Sizes are natural logarithms."""
+def features(k: Kernel, network_mib: float) -> list[float]:
+    """One number for each name in LENGTHS, in that order. Sizes are natural logarithms. `network_mib` is what one run of the whole
+    network moves: the more, the less of a kernel's weights is still in a cache when it runs again."""
     c_in, c_out = _channels(k.in_shape), _channels(k.out_shape)
     width = k.out_shape[-1] if len(k.out_shape) > 1 else 1
     return [
@@ -108,13 +111,20 @@ def features(k: Kernel) -> list[float]:
         log(max(k.bytes_moved, 1)),
         log(max(prod(k.out_shape), 1)),
         log(max(prod(k.in_shape), 1)),
+        log(1 + network_mib) * weight_share(k),
         *_operation(k),
     ]
 
 
-def work(k: Kernel) -> list[float]:
-    """What a kernel of its family pays for, each >= 0 and growing with its sizes: the launch, MACs as blocks compute them (direct, and
-    where Winograd's transform may save some), bytes read, written and of weights, and what is done at each position."""
+def weight_share(k: Kernel) -> float:
+    """Of the bytes that a kernel moves."""
+    return k.params * BYTES_PER_VALUE[k.precision] / max(k.bytes_moved, 1)
+
+
+def work(k: Kernel, network_mib: float) -> list[float]:
+    """What a kernel of its family pays for, each >= 0 and growing with its sizes: the launch, MACs as blocks compute them (direct,
+    and where Winograd's transform may save some), bytes read, written and of weights (those that come from memory once more), and
+    what is done at each position."""
     size = BYTES_PER_VALUE[k.precision]
     values_in, values_out = prod(k.in_shape) * size, prod(k.out_shape) * size
     macs = float(k.macs)
@@ -128,6 +138,7 @@ def work(k: Kernel) -> list[float]:
         float(values_in),
         float(values_out * (1 + ("Add" in k.fused))),
         float(k.params * size),
+        float(k.params * size) * min(1.0, network_mib / CACHE_MIB),
         float(_positions(k) if k.op == "Conv" else prod(k.kernel_size_hw) * values_out),
         float(_one_by_one(k)),
     ]

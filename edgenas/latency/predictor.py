@@ -1,39 +1,57 @@
 """LatencyPredictor: whole networks from kernel times, `a * sum + b * kernel_count + c`, fitted on whole networks timed on the device.
 
 The sum alone is off by what profiling adds to a node and by what runs between kernels; three numbers, fitted on relative error,
-take that out. The interval is a split-conformal one (Vovk et al.): the 80 % quantile of leave-one-out relative residuals.
+take that out. The interval is a conformal one (Vovk et al.; normalised as in Papadopoulos et al., 2002): the 80 % quantile
+of leave-one-out relative residuals, in units of what each was expected to be off by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.artifacts.latency_estimate import KernelEstimate, LatencyEstimate
 from edgenas.errors import TargetError
-from edgenas.latency.kernel_model import KernelModel
+from edgenas.latency.kernel_model import KernelGuess, KernelModel, network_mib, unsure
 from edgenas.latency.table import LatencyTable
 from edgenas.network.fuse import FusionRules, fuse
 from edgenas.network.graph import Network
 
 COVERAGE = 0.8
-Z_80 = 1.2816  # of a normal distribution, 80 % lies within so many standard deviations
+NOISE = 0.03  # relative; expected of a network all of whose kernels were measured
+LEAST_SCALE = (
+    0.77  # what the errors of kernels that were not measured come to at least, in units of their standard deviations
+)
 MIN_SAMPLES = 3  # as many as there are coefficients
 CORRECTION_WEIGHT = 4  # of a measured candidate, in units of all the samples fitted before
 
 
+class Sample(NamedTuple):
+    """A network that was timed: the sum of its kernels' times, their number, how unsure that sum is (relative), and its own time."""
+
+    sum_ms: float
+    kernel_count: int
+    unsure: float
+    measured_ms: float
+
+
 @dataclass(frozen=True)
 class Affine:
-    """`half_width` is relative: 0.05 means ±5 %. `domain_ms` is the range of the measurements that it was fitted on."""
+    """`scale`: by how much errors exceed what is expected of them. `domain_ms`: the range of the measurements that it was fitted on."""
 
     a: float
     b: float
     c: float
-    half_width: float
+    scale: float
     domain_ms: tuple[float, float]
+
+    def half_width(self, unsure: float) -> float:
+        """Relative (0.05 is ±5 %), of a network of whose time the kernels that were not measured make this share unsure."""
+        return float(np.hypot(self.scale * NOISE, max(self.scale, LEAST_SCALE) * unsure))
 
     def apply(self, sums_ms: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return np.maximum(self.a * sums_ms + self.b * counts + self.c, 1e-6)
@@ -45,11 +63,12 @@ class LatencyPredictor:
     rules: FusionRules
     kernels: KernelModel
     affine: Affine
-    samples: tuple[tuple[float, int, float], ...]  # (sum of kernels ms, kernel count, measured ms) it was fitted on
+    samples: tuple[Sample, ...]  # it was fitted on
+    in_context: bool = False  # kernels cost more in a network that moves more bytes
 
     def sum_and_count(self, network: Network) -> tuple[float, int]:
         found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
-        return sum(self.kernels.times_ms(found)), len(found)
+        return sum(self.kernels.times_ms(found, self._network_mib(found))), len(found)
 
     def latency_ms(self, network: Network) -> float:
         total, count = self.sum_and_count(network)
@@ -59,14 +78,10 @@ class LatencyPredictor:
         return self.estimate_kernels(tuple(fused.kernel for fused in fuse(network, self.rules, self.precision)))
 
     def estimate_kernels(self, found: Sequence[Kernel]) -> LatencyEstimate:
-        """The interval takes in what the whole networks left over and what the kernels that were not measured may be off by. Their
-        errors are taken to go together: one regression made them."""
-        guesses = self.kernels.estimates(found)
-        times = [guess.ms for guess in guesses]
-        total = max(sum(times), 1e-12)
-        ms = float(self.affine.apply(np.array([sum(times)]), np.array([len(found)]))[0])
-        unsure = sum(g.ms * g.relative_std for g in guesses if g.source != "table") / total
-        width = float(np.hypot(self.affine.half_width, Z_80 * unsure))
+        guesses = self.kernels.estimates(found, self._network_mib(found))
+        sample = _sample(guesses, 0.0)
+        ms = float(self.affine.apply(np.array([sample.sum_ms]), np.array([sample.kernel_count]))[0])
+        width = self.affine.half_width(sample.unsure)
         inside = self.affine.domain_ms[0] * 0.8 <= ms <= self.affine.domain_ms[1] * 1.25
         formula = sorted({k.op for k, g in zip(found, guesses, strict=True) if g.source == "formula"})
         parts = tuple(KernelEstimate(k, g.ms, g.source) for k, g in zip(found, guesses, strict=True))
@@ -78,6 +93,9 @@ class LatencyPredictor:
             kernels=parts,
             notes=self._notes(ms, inside, formula),
         )
+
+    def _network_mib(self, found: Sequence[Kernel]) -> float | None:
+        return network_mib(found) if self.in_context else None
 
     def _notes(self, ms: float, inside: bool, formula: Sequence[str]) -> tuple[str, ...]:
         notes = []
@@ -91,30 +109,45 @@ class LatencyPredictor:
     def corrected(self, network: Network, measured_ms: float) -> LatencyPredictor:
         """The predictor after one more whole network was measured. It counts more than all the others together: it lies where
         the search looks, and there the prediction was wrong."""
-        total, count = self.sum_and_count(network)
-        extra = ((total, count, measured_ms),) * (CORRECTION_WEIGHT * len(self.samples))
-        return replace(self, affine=_fit_affine(self.samples + extra), samples=self.samples + extra)
+        found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
+        extra = _sample(self.kernels.estimates(found, self._network_mib(found)), measured_ms)
+        samples = self.samples + (extra,) * (CORRECTION_WEIGHT * len(self.samples))
+        return replace(self, affine=_fit_affine(samples), samples=samples)
 
 
 def fit(table: LatencyTable, rules: FusionRules) -> LatencyPredictor:
     """From a table and the whole networks in it. Deterministic. Raises TargetError for a table of too few networks."""
-    kernels = KernelModel({kernel: time.mean_ms for kernel, time in table.times.items()})
+    in_context = table.meta.space_id == ""
+    kernels = KernelModel(
+        {kernel: time.mean_ms for kernel, time in table.times.items()},
+        {kernel: time.network_mib for kernel, time in table.times.items()} if in_context else None,
+    )
     samples = []
     for network in table.networks if table.times else ():
-        times = kernels.times_ms(network.kernels)
-        samples.append((sum(times), len(times), network.ms))
+        if network.left_out is None:
+            guesses = kernels.estimates(network.kernels, network_mib(network.kernels) if in_context else None)
+            samples.append(_sample(guesses, network.ms))
+        else:
+            samples.append(Sample(network.left_out.sum_ms, len(network.kernels), network.left_out.unsure, network.ms))
     if len(samples) < MIN_SAMPLES:
         raise TargetError(
             f"{len(samples)} networks were timed in {table.meta.precision}, but a predictor needs {MIN_SAMPLES}",
             "Profile again; if the runtime refuses the networks, its message is in the profile's records.",
         )
-    return LatencyPredictor(table.meta.precision, rules, kernels, _fit_affine(tuple(samples)), tuple(samples))
+    return LatencyPredictor(
+        table.meta.precision, rules, kernels, _fit_affine(tuple(samples)), tuple(samples), in_context
+    )
 
 
-def _fit_affine(samples: tuple[tuple[float, int, float], ...]) -> Affine:
+def _sample(guesses: Sequence[KernelGuess], measured_ms: float) -> Sample:
+    total = sum(guess.ms for guess in guesses)
+    return Sample(total, len(guesses), unsure(guesses), measured_ms)
+
+
+def _fit_affine(samples: tuple[Sample, ...]) -> Affine:
     """Least squares of relative errors, once more without what lies beyond four median deviations (measured while the machine was
-    busy). The interval comes from all samples, each judged by a fit without it."""
-    sums, counts, measured = (np.array(column, float) for column in zip(*samples, strict=True))
+    busy). The interval comes from all samples, each judged by a fit without it, in units of what it was unsure of beforehand."""
+    sums, counts, unsure_, measured = (np.array(column, float) for column in zip(*samples, strict=True))
     design = np.stack([sums, counts, np.ones_like(sums)], axis=1) / measured[:, None]
     kept = np.ones(len(measured), bool)
     for _ in range(2):
@@ -125,5 +158,5 @@ def _fit_affine(samples: tuple[tuple[float, int, float], ...]) -> Affine:
     leverage = np.einsum("ij,jk,ik->i", design, gram, design).clip(0, 0.99)
     rank = min(1.0, np.ceil((len(measured) + 1) * COVERAGE) / len(measured))
     a, b, c = (float(v) for v in coefficients)
-    half_width = float(np.quantile(residual / (1 - leverage), rank))
-    return Affine(a, b, c, half_width, (float(measured.min()), float(measured.max())))
+    scale = float(np.quantile(residual / (1 - leverage) / np.hypot(NOISE, unsure_), rank))
+    return Affine(a, b, c, scale, (float(measured.min()), float(measured.max())))

@@ -14,22 +14,26 @@ import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.errors import InputError
+from edgenas.latency.kernel_model import network_mib
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.store import write_text
 
 SCHEMA = 2
-_TIMES = ("mean_ms", "p10_ms", "p50_ms", "n")
+_NUMBERS = ("mean_ms", "p10_ms", "p50_ms", "network_mib")
+_TIMES = ("mean_ms", "p10_ms", "p50_ms", "n", "network_mib")
 
 
 @dataclass(frozen=True)
 class KernelTime:
     """Over the networks in which a kernel was seen: `mean_ms`, the first quartile of its times at the machine's quiet speed
-    (other work on the machine only ever adds); p10 and p50 of all runs as they were; and their number."""
+    (other work on the machine only ever adds); p10 and p50 of all runs as they were; and their number. `network_mib`: what
+    one run of those networks moves, their geometric mean."""
 
     mean_ms: float
     p10_ms: float
     p50_ms: float
     n: int
+    network_mib: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,20 @@ class TableMeta:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """The sum of a network's kernels by a table without that network, and how unsure it is (relative)."""
+
+    sum_ms: float
+    unsure: float
+
+
+@dataclass(frozen=True)
 class TimedNetwork:
     """A whole network that was timed with the table: `ms` at the machine's quiet speed."""
 
     kernels: tuple[Kernel, ...]
     ms: float
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True)
@@ -72,27 +85,31 @@ def from_records(meta: TableMeta, records: Sequence[ProfiledNetwork]) -> Latency
     quiet = meta.quiet_reference_ms
     runs: dict[Kernel, list[tuple[float, ...]]] = {}
     quiet_ms: dict[Kernel, list[float]] = {}
+    log_mib: dict[Kernel, list[float]] = {}
     for record in records:
         if record.precision == meta.precision and record.error is None:
+            mib = float(np.log(network_mib(record.kernels)))
             for kernel, us, ms in zip(record.kernels, record.kernel_us, record.kernel_ms(quiet), strict=True):
                 if us and ms is not None:
                     runs.setdefault(kernel, []).append(us)
                     quiet_ms.setdefault(kernel, []).append(ms)
+                    log_mib.setdefault(kernel, []).append(mib)
     networks = tuple(
         TimedNetwork(record.kernels, record.whole.steady_ms(quiet))
         for record in records
         if record.precision == meta.precision and record.whole is not None and runs.keys() >= set(record.kernels)
     )
-    return LatencyTable(meta, {k: _time(runs[k], quiet_ms[k]) for k in sorted(runs)}, networks)
+    return LatencyTable(meta, {k: _time(runs[k], quiet_ms[k], log_mib[k]) for k in sorted(runs)}, networks)
 
 
-def _time(each: list[tuple[float, ...]], quiet_ms: list[float]) -> KernelTime:
+def _time(each: list[tuple[float, ...]], quiet_ms: list[float], log_mib: list[float]) -> KernelTime:
     every = np.concatenate([np.asarray(us, float) for us in each])
     return KernelTime(
         mean_ms=float(np.quantile(quiet_ms, 0.25)),
         p10_ms=float(np.percentile(every, 10)) / 1e3,
         p50_ms=float(np.percentile(every, 50)) / 1e3,
         n=len(every),
+        network_mib=float(np.exp(np.mean(log_mib))),
     )
 
 
@@ -103,12 +120,16 @@ def save(table: LatencyTable, folder: Path) -> Path:
     writer = csv.DictWriter(text, [field.name for field in fields(Kernel)] + list(_TIMES), lineterminator="\n")
     writer.writeheader()
     for kernel, time in table.times.items():
-        times = {name: f"{getattr(time, name):.6g}" for name in _TIMES[:3]} | {"n": str(time.n)}
+        times = {name: f"{getattr(time, name):.6g}" for name in _NUMBERS} | {"n": str(time.n)}
         writer.writerow(kernel.to_row() | times)
     path = folder / table.file_name
     write_text(path, text.getvalue())
     rows = {kernel: i for i, kernel in enumerate(table.times)}
-    networks = [{"ms": each.ms, "kernels": [rows[kernel] for kernel in each.kernels]} for each in table.networks]
+    networks = [
+        {"ms": each.ms, "kernels": [rows[kernel] for kernel in each.kernels]}
+        | ({"left_out": asdict(each.left_out)} if each.left_out else {})
+        for each in table.networks
+    ]
     write_text(path.with_suffix(".meta.json"), json.dumps(asdict(table.meta), indent=2) + "\n")
     write_text(path.with_suffix(".networks.json"), json.dumps(networks) + "\n")
     return path
@@ -138,20 +159,24 @@ def load(path: Path) -> LatencyTable:
     for line, row in enumerate(rows, start=2):
         try:
             kernel = Kernel.from_row(row)
-            values = [float(row[name]) for name in _TIMES[:3]]
+            values = [float(row[name]) for name in _NUMBERS]
             count = int(row["n"])
         except (InputError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}, line {line}: {error}") from error
         if kernel in times or not all(np.isfinite(values)) or min(values) < 0:
             raise InputError(f"{path}, line {line}: the kernel stands twice, or a time is not a finite number >= 0")
-        times[kernel] = KernelTime(values[0], values[1], values[2], count)
+        times[kernel] = KernelTime(values[0], values[1], values[2], count, values[3])
     return LatencyTable(head, times, _networks(path.with_suffix(".networks.json"), tuple(times)))
 
 
 def _networks(path: Path, kernels: Sequence[Kernel]) -> tuple[TimedNetwork, ...]:
     try:
         found = tuple(
-            TimedNetwork(tuple(kernels[row] for row in each["kernels"]), float(each["ms"]))
+            TimedNetwork(
+                tuple(kernels[row] for row in each["kernels"]),
+                float(each["ms"]),
+                LeftOut(**each["left_out"]) if "left_out" in each else None,
+            )
             for each in json.loads(path.read_text())
         )
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:

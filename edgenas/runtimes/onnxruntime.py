@@ -55,7 +55,7 @@ def fusion(precision: Precision, isa: Collection[str]) -> FusionRules:
         global_pools=("GlobalAveragePool", "GlobalMaxPool"),
         elementwise=_BLOCKED_OPS,
         conv_add=("Add", "Sum"),
-        activations_after_add=("Relu", "Sigmoid", "Tanh"),
+        activations_after_add=("Relu", "Sigmoid", "Tanh", "HardSwish"),
     )
     return replace(_FLOAT, layout=layout)
 

@@ -137,7 +137,7 @@ class _Draw:
         before, inner = x, max(8, int(self.channels(x) * self.one_of(1, 2, 3, 4, 6)) // 8 * 8)
         y = self.conv(x, inner) if inner != self.channels(x) or self.chance(0.7) else x
         y = self.conv(y, inner := self.channels(y), self.one_of(3, 3, 5, 7), stride, inner)
-        if self.chance(0.35):
+        if self.chance(0.5):
             y = self.squeeze_excite(y, str(self.rng.choice(["HardSigmoid", "Sigmoid"])))
         y = self.conv(y, width, act=None)
         same = self.b.shape(before) == self.b.shape(y)
@@ -147,6 +147,13 @@ class _Draw:
         kernel = self.one_of(3, 3, 5, 7)
         x = self.conv(INPUT, self.width(16, 64), kernel, stride or self.one_of(1, 2, 2))
         return self.max_pool(x, self.one_of(2, 3), 2) if self.side(x) > 100 and self.chance(0.6) else x
+
+    def old_classifier(self, x: str) -> tuple[str, ...]:
+        """Fully connected layers on what is flattened, as before global pooling was usual."""
+        x = self.b.flatten(self.name("flatten"), x)
+        for _ in range(1 + int(self.chance(0.5))):
+            x = self.act(self.b.linear(self.name("hidden"), x, self.one_of(512, 1024, 2048, 4096)), "Relu")
+        return (self.unary("Softmax", self.b.linear(self.name("linear"), x, self.one_of(*CLASSES)), axis=1),)
 
     def classifier(self, x: str) -> tuple[str, ...]:
         if self.side(x) > 1 and (self.side(x) > 8 or self.chance(0.8)):
@@ -181,7 +188,7 @@ def _plain(d: _Draw) -> tuple[str, ...]:
             width = d.width(64, 384, 32)
             groups = groups if d.channels(x) % groups == 0 and width % groups == 0 else 1
             x = d.conv(x, width, d.one_of(3, 3, 5), groups=groups, act="Relu")
-    return d.classifier(x)
+    return d.old_classifier(x) if d.chance(0.6) else d.classifier(x)
 
 
 def _residual(d: _Draw) -> tuple[str, ...]:
