@@ -13,9 +13,7 @@ SPACES: dict[str, CellSpace] = {NAS_BENCH_201.name: NAS_BENCH_201}
 
 def is_architecture(text: str) -> bool:
     """Whether the text means to be an architecture string rather than a path."""
-    return (
-        text.startswith(("|", "Genotype(")) or (":" in text and not set(text.split(":")[0]) - {*"01/"})
-    )
+    return text.startswith(("|", "Genotype(")) or (":" in text and not set(text.split(":")[0]) - {*"01/"})
 
 
 def network_of(text: str) -> Network:
