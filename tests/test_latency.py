@@ -186,7 +186,10 @@ class TestTable:
                 "line 1: the columns \\['mean_ms'\\] are missing",
             ),
             (lambda lines: [lines[0].replace("groups", "group"), *lines[1:]], "line 2: .*'groups' holds None"),
-            (lambda lines: [lines[0].replace(",n,", ",count,"), *lines[1:]], "line 1: the columns \\['n'\\] are missing"),
+            (
+                lambda lines: [lines[0].replace(",n,", ",count,"), *lines[1:]],
+                "line 1: the columns \\['n'\\] are missing",
+            ),
             (lambda lines: [*lines[:3], lines[3][: len(lines[3]) // 2]], "line 4: "),
         ],
     )
