@@ -117,12 +117,16 @@ def devices(device_id: str | None, as_json: bool) -> None:
 @EFFORT
 @THREADS
 @SEED
+@click.option(
+    "--minutes", type=POSITIVE, help="Stop measuring after about this time. Default: when predictions are good."
+)
 @JSON
 def profile(device: str, as_json: bool, **options: Any) -> None:
     """Measure the latency tables of a device.
 
-    One table a precision, of the kernels that the search space for such images can reach, in the user's folder. What is
-    measured already is not measured again, and a build of the same effort and image size takes the measurements from there.
+    First the search space for such images: a build of the same effort and image size takes these measurements from here.
+    Then generic networks, for `edgenas predict`: one table a precision in the user's folder. What is measured already is not
+    measured again.
     """
     from edgenas.pipeline.profile_command import profile_device
     from edgenas.progress import Progress
@@ -133,7 +137,7 @@ def profile(device: str, as_json: bool, **options: Any) -> None:
     else:
         for table in result["tables"]:
             click.echo(
-                f"{table['path']}  {table['kernels']} kernels; on {table['n_held_out']} networks never used for fitting:"
+                f"{table['path']}  {table['kernels']} kernels; {table['n_held_out']} networks, each predicted without itself:"
             )
             click.echo(
                 f"  mean error {table['mape_pct']:.1f} %, {table['within_10pct']:.0%} within 10 %, tau {table['kendall_tau']:.2f}"

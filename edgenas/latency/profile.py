@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
-from edgenas.errors import TargetError
+from edgenas.artifacts.measurement import Measurement
+from edgenas.errors import EdgenasError, TargetError
 from edgenas.latency import records
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.measure import QUICK, Bench, NodeProfile
@@ -21,13 +23,19 @@ from edgenas.network.channels import channel_groups, with_widths
 from edgenas.network.fuse import fuse
 from edgenas.network.graph import Network
 from edgenas.onnxio.random_weights import random_ranges, random_weights
+from edgenas.onnxio.write import Weights
 from edgenas.spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    import onnx
 
 NOTHING = NodeProfile((), (), 1)
 CANDIDATES = 24
 FRESH_TRIES = 200
 HELD_OUT = "held-out/"  # names of networks that are never fitted on
 TRIES = 5  # on a slowed machine
+CHUNK, LEAST_CHUNKS, MOST_CHUNKS = 4, 3, 9  # runs of a network whose nodes are timed
+NODE_PROFILE_MS = 150.0  # and about how long they take
 
 
 @dataclass(frozen=True)
@@ -113,39 +121,62 @@ def profile(
     for count, planned in enumerate(plan_networks(space, plan, kernels_of)):
         on_progress(count, total, planned.name)
         if planned.name not in have:
-            found = _measure(planned, bench, weight_bits, seed=count)
+            found = measure(planned, bench, weight_bits, seed=count)
             records.append(path, found)
             done.extend(found)
     on_progress(total, total, "")
     return done
 
 
-def _measure(planned: PlannedNetwork, bench: Bench, weight_bits: int, seed: int) -> list[ProfiledNetwork]:
-    """FP32 and INT8, both in one interleaved run."""
-    network = planned.network
+def measure(planned: PlannedNetwork, bench: Bench, weight_bits: int, seed: int) -> list[ProfiledNetwork]:
+    """In all of the runtime's precisions, in one interleaved run. What the runtime refuses, or can't be written, is recorded so."""
+    network, models, failed = planned.network, {}, {}
     weights = random_weights(network, seed)
-    models = {
-        "fp32": bench.runtime.fp32_model(network, weights),
-        "int8": bench.runtime.int8_model(network, weights, random_ranges(network, seed), weight_bits),
-    }
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
-    kernels = {p: fuse(network, bench.fusion(p), p) for p in precisions}
+    for precision in bench.runtime.PRECISIONS:
+        try:
+            models[precision] = _model(network, weights, precision, bench, weight_bits, seed)
+        except EdgenasError as error:
+            failed[precision] = error.message
     try:
-        wholes = bench.time_models([models[p] for p in precisions], QUICK, tries=TRIES)
-        profiles = {p: NOTHING if planned.held_out else bench.profile_nodes(models[p], tries=TRIES) for p in precisions}
+        wholes = dict(zip(models, bench.time_models(list(models.values()), QUICK, tries=TRIES), strict=True))
+        profiles = {
+            p: NOTHING if planned.held_out else _node_profile(model, wholes[p].p50_ms, bench)
+            for p, model in models.items()
+        }
     except TargetError as error:
-        return [ProfiledNetwork(planned.name, p, (), (), (), 1, None, error.message) for p in precisions]
+        failed |= dict.fromkeys(models, error.message)
     return [
-        ProfiledNetwork(
-            planned.name,
-            p,
-            tuple(f.kernel for f in kernels[p]),
-            tuple(
-                tuple(us) if us is not None else None for us in bench.runtime.attribute(profiles[p].nodes, kernels[p])
-            ),
-            profiles[p].reference_cpu_ns,
-            profiles[p].chunk,
-            whole,
-        )
-        for p, whole in zip(precisions, wholes, strict=True)
+        ProfiledNetwork(planned.name, p, (), (), (), 1, None, failed[p])
+        if p in failed
+        else _record(planned, p, profiles[p], wholes[p], bench)
+        for p in bench.runtime.PRECISIONS
     ]
+
+
+def _model(
+    network: Network, weights: Weights, precision: Precision, bench: Bench, weight_bits: int, seed: int
+) -> onnx.ModelProto:
+    if precision == "fp32":
+        return bench.runtime.fp32_model(network, weights)
+    return bench.runtime.int8_model(network, weights, random_ranges(network, seed), weight_bits)
+
+
+def _node_profile(model: onnx.ModelProto, p50_ms: float, bench: Bench) -> NodeProfile:
+    chunks = int(np.clip(NODE_PROFILE_MS / (CHUNK * p50_ms), LEAST_CHUNKS, MOST_CHUNKS))
+    return bench.profile_nodes(model, chunks=chunks, chunk=CHUNK, tries=TRIES)
+
+
+def _record(
+    planned: PlannedNetwork, precision: Precision, found: NodeProfile, whole: Measurement, bench: Bench
+) -> ProfiledNetwork:
+    kernels = fuse(planned.network, bench.fusion(precision), precision)
+    times = bench.runtime.attribute(found.nodes, kernels)
+    return ProfiledNetwork(
+        planned.name,
+        precision,
+        tuple(f.kernel for f in kernels),
+        tuple(tuple(us) if us is not None else None for us in times),
+        found.reference_cpu_ns,
+        found.chunk,
+        whole,
+    )

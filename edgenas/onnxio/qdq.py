@@ -17,13 +17,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgenas.network.graph import Network, Node
-from edgenas.onnxio.write import Weights, constants_of, finish, onnx_nodes
+from edgenas.onnxio.write import WEIGHTS, Weights, constants_of, finish, onnx_nodes, outputs_of
 
 if TYPE_CHECKING:
     import onnx
 
 FOLDED = ("Relu", "Clip")
-SAME_SCALE = ("MaxPool", "Flatten")  # move or select values: their output keeps the input's quantization
+SAME_SCALE = (
+    "MaxPool",
+    "Flatten",
+    "Reshape",
+    "Transpose",
+    "Resize",
+    "Split",
+)  # move or select values, and keep the quantization
 
 
 @dataclass(frozen=True)
@@ -68,27 +75,31 @@ class _Writer:
         return finish(self.network, self.nodes, self.initializers)
 
     def _node(self, node: Node) -> None:
-        is_output = node.name == self.network.output_name
+        outputs = outputs_of(self.network, node)
+        is_output = node.name in self.network.outputs
         inputs = [self.dequantized[name] for name in node.inputs]
         if node.op in ("Conv", "Gemm"):
             inputs += self._weight_inputs(node)
+        else:  # what has no integer kernel is computed in float, between a dequantizer and a quantizer
+            parts = [f"{node.name}.{part}" for part in WEIGHTS.get(node.op, ())]
+            inputs += [self._constant(part, np.asarray(self.weights[part], np.float32)) for part in parts]
         inputs += [self._constant(name, array) for name, array in constants_of(self.network, node).items()]
         if is_output:  # the logits stay float: nothing is gained by rounding what is only compared
-            self.nodes.extend(onnx_nodes(node, inputs, [node.name]))
+            self.nodes.extend(onnx_nodes(node, inputs, outputs))
             return
         follower = self.network.sole_consumer(node.name)
         folded = (
             node.op not in SAME_SCALE
             and follower is not None
             and follower.op in FOLDED
-            and follower.name != self.network.output_name
+            and follower.name not in self.network.outputs
         )
         made = follower.name if folded and follower is not None else node.name
         if node.op in SAME_SCALE:
             self.ranges[made] = self.ranges[node.inputs[0]]
-        raw = f"{made}.float"
-        self.nodes.extend(onnx_nodes(node, inputs, [raw]))
-        self._boundary(made, raw, self.ranges[made])
+        self.nodes.extend(onnx_nodes(node, inputs, [f"{name}.float" for name in (made, *outputs[1:])]))
+        for name in (made, *outputs[1:]):
+            self._boundary(name, f"{name}.float", self.ranges[made])
 
     def _boundary(self, tensor: str, source: str, quantization: ActivationQuantization) -> None:
         """Quantize `source` and dequantize it again as `tensor`; readers of `tensor` take the dequantized value."""

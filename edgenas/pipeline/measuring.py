@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: 
     with progress.stage("profile", "Profiling kernels on the device", cached=stage.is_done):
         if not stage.is_done:
             measured = profile.profile(space, machine.bench, plan, machine.weight_bits, path, progress.update)
-            quiet = _quiet_reference_ms(measured)
+            quiet = quiet_reference_ms(measured)
             fitted, paths = _fitted(space, machine, measured, quiet, stage.folder)
             rows = [
                 _held_out_row(fitted[r.precision], r, quiet)
@@ -166,7 +165,7 @@ def _fitted(
         ]
         if not training:
             raise TargetError(f"no network could be profiled in {precision}: {measured[0].error}")
-        found = table.from_records(_meta(space, machine, precision, quiet_ms, _failed(measured)), training)
+        found = table.from_records(table_meta(space.id, machine, precision, quiet_ms, _failed(measured)), training)
         paths.append(table.save(found, folder))
         fitted[precision] = predictors.fit(found, machine.bench.fusion(precision))
     return fitted, tuple(paths)
@@ -176,12 +175,12 @@ def _failed(measured: list[ProfiledNetwork]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(r.name for r in measured if r.error))
 
 
-def _quiet_reference_ms(measured: list[ProfiledNetwork]) -> float:
+def quiet_reference_ms(measured: list[ProfiledNetwork]) -> float:
     return float(np.quantile([r.whole.reference_ms for r in measured if r.whole], 0.1))
 
 
-def _meta(
-    space: MobileSpace, machine: Machine, precision: Precision, quiet_ms: float, failed: tuple[str, ...]
+def table_meta(
+    space_id: str, machine: Machine, precision: Precision, quiet_ms: float, failed: tuple[str, ...]
 ) -> table.TableMeta:
     runtime = machine.bench.runtime.NAME
     return table.TableMeta(
@@ -190,7 +189,7 @@ def _meta(
         runtime_version=machine.spec.runtime(runtime).version,
         precision=precision,
         threads=machine.bench.threads,
-        space_id=space.id,
+        space_id=space_id,
         quiet_reference_ms=quiet_ms,
         machine={k: v for k, v in machine.probe.items() if k != "ok"},
         failed=failed,
@@ -216,12 +215,3 @@ def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
     figures = accuracy_figures([r["predicted_ms"] for r in rows], [r["measured_ms"] for r in rows])
     covered = [r["low_ms"] <= r["measured_ms"] <= r["high_ms"] for r in rows]
     return figures | {"coverage_80": sum(covered) / len(covered)}
-
-
-def save_tables(found: Profile, folder: Path) -> list[Path]:
-    """Copies of the tables and their meta in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in found.table_paths:
-        for source in (path, path.with_suffix(".meta.json"), path.with_suffix(".networks.json")):
-            shutil.copyfile(source, folder / source.name)
-    return [folder / path.name for path in found.table_paths]
