@@ -177,13 +177,14 @@ def calibrate(device: str, as_json: bool, **options: Any) -> None:
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @DEVICE
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Default: the file's.")
+@click.option("--runtime", help="Default: the device's.")
 @click.option("--input-shape", type=_Shape(), metavar="1x3xHxW", help="For a file without fixed sides.")
 @THREADS
 @JSON
 def predict(model: Path, device: str, as_json: bool, **options: Any) -> None:
-    """Predict the latency of an ONNX file from the device's latency table.
+    """Predict the latency of an ONNX file.
 
-    With an 80 % interval, and with how much of the time comes from measured kernels. `edgenas profile` measures the table.
+    With an 80 % interval, and with where it comes from: a latency table (`edgenas profile`) or a calibration (`edgenas calibrate`).
     """
     from edgenas.pipeline.predict_command import predict_file
     from edgenas.report.prediction import describe_prediction

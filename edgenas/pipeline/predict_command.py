@@ -1,4 +1,4 @@
-"""`edgenas predict`: the latency of any ONNX file from a device's latency table, with its interval and where it comes from."""
+"""`edgenas predict`: the latency of any ONNX file from what is known of a device, with its interval and where it comes from."""
 
 from __future__ import annotations
 
@@ -6,61 +6,49 @@ from pathlib import Path
 from typing import Any
 
 from edgenas import device as devices
-from edgenas.artifacts.kernel import PRECISIONS, Precision
+from edgenas.artifacts.kernel import Precision
 from edgenas.artifacts.latency_estimate import LatencyEstimate
-from edgenas.errors import InputError
-from edgenas.latency import predictor as predictors
-from edgenas.latency import table
+from edgenas.latency.stored import predictor_for
 from edgenas.network.costs import macs
 from edgenas.network.graph import Shape
 from edgenas.onnxio.read import read_model
-from edgenas.runtimes.runtime import load_runtime
 
 
 def predict_file(
-    model: Path, device: str, *, precision: Precision | None, threads: int | None, input_shape: Shape | None
+    model: Path,
+    device: str,
+    *,
+    runtime: str | None,
+    precision: Precision | None,
+    threads: int | None,
+    input_shape: Shape | None,
 ) -> dict[str, Any]:
-    """Without `precision`, the file's own. Raises InputError for a file that can't be read and for a device without such a table."""
+    """Without `precision`, the file's own. Raises InputError for a file that can't be read and for a device that nothing is known of
+    in that runtime and precision."""
     spec = devices.load(device)
     read = read_model(model, {"": input_shape} if input_shape else None)
     chosen: Precision = precision or read.precision
-    runtime = load_runtime(spec.default_runtime)
-    found = table.load(_table_path(device, f"{runtime.NAME}-{chosen}-t{threads or spec.threads}.csv"))
-    rules = runtime.fusion(chosen, found.meta.machine.get("isa", ()))
-    estimate = predictors.fit(found, rules).estimate(read.network)
+    name = runtime or spec.default_runtime
+    spec.runtime(name)
+    predictor, source = predictor_for(device, name, chosen, threads or spec.threads)
+    estimate = predictor.estimate(read.network)
     return {
         "model": str(model),
         "device": device,
-        "runtime": f"{found.meta.runtime} {found.meta.runtime_version}",
+        "runtime": name,
         "precision": chosen,
-        "threads": found.meta.threads,
+        "threads": threads or spec.threads,
         "macs": macs(read.network),
         "latency_ms": estimate.latency_ms,
         "low_ms": estimate.low_ms,
         "high_ms": estimate.high_ms,
         "provenance": estimate.provenance,
+        "from": source.kind,
+        "path": str(source.path),
         "share": {source: estimate.share(source) for source in ("table", "model", "formula")},
         "kernels": _rows(estimate),
         "notes": [*read.notes, *estimate.notes],
     }
-
-
-def _table_path(device: str, name: str) -> Path:
-    folders = [kind("latency_tables") / device for kind in (devices.user_folder, devices.shipped)]
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    there = sorted(
-        {path.stem for folder in folders for path in folder.glob("*.csv") if _precision_of(path) in PRECISIONS}
-    )
-    raise InputError(
-        f"device {device!r} has no latency table {name.removesuffix('.csv')}; it has {', '.join(there) or 'none'}",
-        f"Measure one on the device: edgenas profile --device {device}.",
-    )
-
-
-def _precision_of(path: Path) -> str:
-    return path.stem.split("-")[-2] if path.stem.count("-") >= 2 else ""
 
 
 def _rows(estimate: LatencyEstimate) -> list[dict[str, Any]]:

@@ -21,9 +21,13 @@ def describe_prediction(found: dict[str, Any]) -> str:
     lines = [
         f"{found['latency_ms']:.3g} ms, {found['low_ms']:.3g} to {found['high_ms']:.3g} with 80 % confidence ({found['provenance']})",
         f"{found['precision']} on {found['device']}, {found['runtime']}, {threads}",
-        f"{found['macs'] / 1e6:.4g} M MACs in {len(rows)} kernels",
-        f"From {', '.join(shares)}.",
+        f"{found['macs'] / 1e6:.4g} M MACs" + (f" in {len(rows)} kernels" if rows else ""),
+        f"From {', '.join(shares)}." if rows else f"From whole networks timed on the device ({found['path']}).",
         *(f"note: {note}" for note in found["notes"]),
+    ]
+    if not rows:
+        return "\n".join(lines)
+    lines += [
         "",
         f"{'KERNEL':34}{'IN':>14}{'OUT':>14}{'SHARE':>8}  FROM",
     ]
