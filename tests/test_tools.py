@@ -69,7 +69,9 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def test_bench_predictor() -> None:
-    found = document("bench_predictor", "--covering", "6", "--odd", "2", "--held-out", "3", "--batch", "2000")
+    found = document(
+        "bench_predictor", "--covering", "6", "--odd", "2", "--held-out", "3", "--batch", "2000", "--special", "1"
+    )
     assert found.keys() >= {
         "cpu",
         "runtime_version",
@@ -92,7 +94,7 @@ def test_bench_predictor() -> None:
             assert 0 <= figures["within_5pct"] <= figures["within_10pct"] <= 1
             assert -1 <= figures["kendall_tau"] <= 1
             assert figures["mape_pct"] > 0
-        assert entry["baselines"].keys() == {"macs", "macs_bytes"}
+        assert entry["baselines"].keys() == {"macs", "macs_bytes", "per_operation"}
         assert entry["networks_fitted"] == 8
         assert entry["kernels"] > 20
         low, middle, high = entry["latency_ms"]

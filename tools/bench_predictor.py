@@ -7,8 +7,9 @@ Profiles the search space for images of that size on this machine into a tempora
 does, and predicts random subnets that nothing was fitted on. Beside the predictor's figures stand, from the same run,
 
 - the noise floor: the same networks measured a second time, the first measurement taken as the prediction;
-- two baselines fitted on the same whole networks, by least squares of relative errors: latency affine in MACs, and in MACs and
-  bytes moved.
+- three baselines fitted on the same whole networks, by least squares of relative errors: latency affine in MACs, in MACs and
+  bytes moved, and with non-negative rates for each type of operation;
+- networks at the corners of the space, and networks found by searching against the predictor, timed in other processes.
 
 Latencies are those at the machine's quiet speed (`Measurement.steady_ms`). Speed is subnets per second of CPU time, all threads
 counted, so it is that of one core: `cold` is a batch with nothing worked out yet, `warm` a batch of other subnets after it.
@@ -19,11 +20,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +40,19 @@ from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.profile import ProfilePlan
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.latency.space_predictor import SpacePredictor
+from edgenas.measure import QUICK
+from edgenas.network.costs import macs
+from edgenas.onnxio.random_weights import random_ranges, random_weights
 from edgenas.pipeline.context import Machine, opened_machine
-from edgenas.pipeline.measuring import profile_inputs, run_profile
+from edgenas.pipeline.measuring import TRIES, Profile, profile_inputs, run_profile
 from edgenas.pipeline.request import EFFORTS
 from edgenas.progress import Progress
 from edgenas.spaces.mobile import MobileSpace, for_data
+from edgenas.spaces.space import Subnet
 from edgenas.stats import accuracy_figures
 from edgenas.store import Store
 
-BYTES_PER_VALUE: dict[Precision, int] = {"fp32": 4, "int8": 1}
+CLIMBED = 150  # steps of each search
 WARM_BATCHES = 3
 QUICK_PLAN = EFFORTS["quick"].plan
 
@@ -58,19 +65,36 @@ QUICK_PLAN = EFFORTS["quick"].plan
 @click.option("--odd", default=QUICK_PLAN.odd, show_default=True, help="Networks with widths in between.")
 @click.option("--held-out", default=30, show_default=True, type=click.IntRange(2), help="Networks only predicted.")
 @click.option("--batch", default=100_000, show_default=True, help="Subnets predicted at once, for the speed.")
+@click.option("--special", "special_count", default=24, show_default=True, help="Corner and searched networks, each.")
+@click.option("--busy", is_flag=True, help="Keep another core busy meanwhile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def main(
-    px: int, channels: int, classes: int, covering: int, odd: int, held_out: int, batch: int, as_json: bool
+    px: int,
+    channels: int,
+    classes: int,
+    covering: int,
+    odd: int,
+    held_out: int,
+    batch: int,
+    special_count: int,
+    busy: bool,
+    as_json: bool,
 ) -> None:
     space = for_data(px, channels, classes)
     plan = ProfilePlan(covering=covering, odd=odd, held_out=held_out)
-    with opened_machine("host", None, None) as machine, tempfile.TemporaryDirectory() as folder:
-        found = bench(space, machine, plan, batch, Path(folder))
+    with (
+        opened_machine("host", None, None) as machine,
+        tempfile.TemporaryDirectory() as folder,
+        other_core_busy(busy),
+    ):
+        found = bench(space, machine, plan, batch, special_count, Path(folder))
     found = {"px": px, "channels": channels, "classes": classes, **found}
     click.echo(json.dumps(found, indent=2) if as_json else text(found))
 
 
-def bench(space: MobileSpace, machine: Machine, plan: ProfilePlan, batch: int, folder: Path) -> dict[str, Any]:
+def bench(
+    space: MobileSpace, machine: Machine, plan: ProfilePlan, batch: int, special_count: int, folder: Path
+) -> dict[str, Any]:
     store = Store(folder)
     stage = store.stage("profile", profile_inputs(space, machine, plan))
     load, start = load_average(), time.monotonic()
@@ -110,8 +134,80 @@ def bench(space: MobileSpace, machine: Machine, plan: ProfilePlan, batch: int, f
         "busy_share": len(marked) / len([*first, *second]),
         "failed": list(profiled.failed),
         "precisions": precisions,
+        "special": special(space, machine, profiled, special_count) if special_count else {},
         "speed": speed(space, profiled.predictors["int8"], batch),
     }
+
+
+def special(space: MobileSpace, machine: Machine, profiled: Profile, count: int) -> dict[str, dict[str, Any]]:
+    """Corners of the space, and networks found by searching against the predictor, timed in a process of their own."""
+    rng = np.random.default_rng(7)
+    groups = {
+        "corners": corners(space, count, rng),
+        "searched": searched(space, profiled.predictors["int8"], count, rng),
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, subnets in groups.items():
+        found[name] = {}
+        for precision, predictor in profiled.predictors.items():
+            apart = []
+            for subnet in subnets:
+                network = space.network(subnet)
+                weights, ranges = random_weights(network), random_ranges(network)
+                model = (
+                    machine.bench.runtime.fp32_model(network, weights)
+                    if precision == "fp32"
+                    else machine.bench.runtime.int8_model(network, weights, ranges, machine.weight_bits)
+                )
+                (timed,) = machine.bench.time_models([model], QUICK, tries=TRIES, fresh_process=True)
+                apart.append(predictor.latency_ms(network) / timed.steady_ms(profiled.quiet_reference_ms) - 1)
+            errors = np.abs(apart)
+            found[name][precision] = {
+                "networks": len(subnets),
+                "within_10pct": float(np.mean(errors <= 0.1)),
+                "worst_pct": float(100 * errors.max()),
+            }
+    return found
+
+
+def corners(space: MobileSpace, count: int, rng: np.random.Generator) -> list[Subnet]:
+    """The smallest, the largest, and networks whose every choice is the first or the last there is."""
+    found = {subnet.id: subnet for subnet in (*space.smallest(), space.largest())}
+    while len(found) < count:
+        genome = tuple(int(rng.choice((0, options - 1))) for options in space.radix())
+        found.setdefault((subnet := space.subnet(genome)).id, subnet)
+    return list(found.values())[:count]
+
+
+def searched(space: MobileSpace, predictor: LatencyPredictor, count: int, rng: np.random.Generator) -> list[Subnet]:
+    """Hill climbing towards the most MACs in the least predicted time: where a predictor errs, it is found out."""
+    asked = SpacePredictor(space, predictor)
+    found = []
+    for _ in range(count):
+        best = space.sample(rng)
+        rate = 0.0
+        for _ in range(CLIMBED):
+            other = space.mutate(best, rng, 0.1)
+            gain = macs(space.network(other)) / float(asked.latency_ms(np.array([other.genome]))[0])
+            if gain > rate:
+                best, rate = other, gain
+        found.append(best)
+    return found
+
+
+@contextmanager
+def other_core_busy(wanted: bool) -> Iterator[None]:
+    """Another process that computes all the time meanwhile."""
+    if not wanted:
+        yield
+        return
+    code = "import numpy as np\na = np.random.rand(512, 512)\nwhile True: a = np.tanh(a @ a)"
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def split(
@@ -128,41 +224,55 @@ def steady_ms(record: ProfiledNetwork, quiet_ms: float) -> float:
     return record.whole.steady_ms(quiet_ms)
 
 
-def kernel_macs(kernel: Kernel) -> int:
-    if kernel.op == "Gemm":
-        return prod(kernel.in_shape) * prod(kernel.out_shape)
-    if kernel.op == "Conv":
-        return prod(kernel.out_shape) * kernel.in_shape[0] // kernel.groups * prod(kernel.kernel_size_hw)
-    return 0
-
-
-def kernel_bytes(kernel: Kernel) -> int:
-    """Read and written, weights included; an Add reads a second tensor, fused or not."""
-    weights = kernel_macs(kernel) // max(1, prod(kernel.out_shape[1:]))
-    added = prod(kernel.out_shape) if "Add" in (kernel.op, *kernel.fused) else 0
-    values = prod(kernel.in_shape) + prod(kernel.out_shape) + weights + added
-    return values * BYTES_PER_VALUE[kernel.precision]
-
-
 def macs_alone(record: ProfiledNetwork) -> list[float]:
-    return [sum(map(kernel_macs, record.kernels)), 1.0]
+    return [sum(k.macs for k in record.kernels), 1.0]
 
 
 def macs_and_bytes(record: ProfiledNetwork) -> list[float]:
-    return [sum(map(kernel_macs, record.kernels)), sum(map(kernel_bytes, record.kernels)), 1.0]
+    return [sum(k.macs for k in record.kernels), sum(k.bytes_moved for k in record.kernels), 1.0]
 
 
-BASELINES: dict[str, Callable[[ProfiledNetwork], list[float]]] = {"macs": macs_alone, "macs_bytes": macs_and_bytes}
+def per_operation(record: ProfiledNetwork) -> list[float]:
+    """MACs (of a convolution by kind and kernel size), bytes and number of each type of operation."""
+    found = dict.fromkeys([(kind, what) for kind in OPERATIONS for what in range(3)], 0.0)
+    for k in record.kernels:
+        kind = next((o for o in OPERATIONS if o == operation(k)), OPERATIONS[-1])
+        found[kind, 0] += k.macs
+        found[kind, 1] += k.bytes_moved
+        found[kind, 2] += 1
+    return [*found.values(), 1.0]
+
+
+def operation(kernel: Kernel) -> str:
+    if kernel.op != "Conv":
+        return kernel.op
+    return f"{'depthwise ' if kernel.groups > 1 else ''}Conv {kernel.kernel_size_hw[0]}"
+
+
+OPERATIONS = (
+    *("Conv 1", "Conv 3", "Conv 5", "Conv 7", "depthwise Conv 3", "depthwise Conv 5", "depthwise Conv 7"),
+    *("Gemm", "Add", "GlobalAveragePool", "other"),
+)
+BASELINES: dict[str, Callable[[ProfiledNetwork], list[float]]] = {
+    "macs": macs_alone,
+    "macs_bytes": macs_and_bytes,
+    "per_operation": per_operation,
+}
 
 
 def regression(
     features: Callable[[ProfiledNetwork], list[float]], fitted: Sequence[ProfiledNetwork], quiet_ms: float
 ) -> Callable[[Sequence[ProfiledNetwork]], list[float]]:
-    """Records -> ms, by least squares of relative errors over `fitted`."""
+    """Records -> ms, by least squares of relative errors over `fitted`; with one rate an operation none is negative."""
+    from scipy.optimize import nnls
+
     measured = np.array([steady_ms(r, quiet_ms) for r in fitted])
     design = np.array([features(r) for r in fitted], float)
     scale = np.abs(design).max(axis=0)  # MACs and a constant are ten orders apart
-    coefficients = np.linalg.lstsq(design / scale / measured[:, None], np.ones(len(measured)), rcond=None)[0] / scale
+    scale[scale == 0] = 1.0
+    relative, ones = design / scale / measured[:, None], np.ones(len(measured))
+    solved = nnls(relative, ones)[0] if features is per_operation else np.linalg.lstsq(relative, ones, rcond=None)[0]
+    coefficients = solved / scale
     return lambda unseen: [float(np.array(features(r)) @ coefficients) for r in unseen]
 
 
@@ -198,11 +308,18 @@ def text(found: dict[str, Any]) -> str:
         rows = {"predictor": entry["predictor"], "the same, measured again": entry["noise_floor"]}
         rows |= {"affine in MACs": entry["baselines"]["macs"]}
         rows |= {"affine in MACs and bytes": entry["baselines"]["macs_bytes"]}
+        rows |= {"a rate per operation (NNLS)": entry["baselines"]["per_operation"]}
         for name, f in rows.items():
             covered = f"{f['coverage_80']:.0%}" if "coverage_80" in f else ""
             lines.append(
                 f"{precision.upper() + ' ' + name:32}{f['mape_pct']:>6.2f} %{f['within_5pct']:>8.0%}"
                 f"{f['within_10pct']:>8.0%}{f['kendall_tau']:>7.3f}{covered:>18}"
+            )
+    lines.append("")
+    for name, each in found["special"].items():
+        for precision, f in each.items():
+            lines.append(
+                f"{precision.upper()} {f['networks']} {name}: {f['within_10pct']:.0%} within 10 %, worst {f['worst_pct']:.1f} %"
             )
     rates = found["speed"]
     lines += [
