@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgenas.latency import table
-from edgenas.latency.kernel_model import KernelModel, network_mib, unsure
+from edgenas.latency.kernel_model import network_mib, unsure
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.latency.table import LatencyTable, LeftOut, TimedNetwork
 
@@ -22,11 +22,9 @@ def with_left_out(found: LatencyTable, records: Sequence[ProfiledNetwork]) -> La
         rest = table.from_records(found.meta, [r for i, r in enumerate(own) if i % FOLDS != fold])
         if not rest.times:
             return found
-        model = KernelModel(
-            {k: time.mean_ms for k, time in rest.times.items()}, {k: t.network_mib for k, t in rest.times.items()}
-        )
+        model = table.kernel_model(rest)
         for network in table.from_records(found.meta, out).networks:
-            guesses = model.estimates(network.kernels, network_mib(network.kernels))
+            guesses = model.estimates(network.kernels, network_mib(network.kernels) if found.in_context else None)
             left_out = LeftOut(sum(guess.ms for guess in guesses), unsure(guesses))
             networks.append(replace(network, left_out=left_out))
     return replace(found, networks=tuple(networks))

@@ -17,7 +17,7 @@ from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.artifacts.latency_estimate import KernelEstimate, LatencyEstimate
 from edgenas.errors import TargetError
 from edgenas.latency.kernel_model import KernelGuess, KernelModel, network_mib, unsure
-from edgenas.latency.table import LatencyTable
+from edgenas.latency.table import LatencyTable, kernel_model
 from edgenas.network.fuse import FusionRules, fuse
 from edgenas.network.graph import Network
 
@@ -117,15 +117,11 @@ class LatencyPredictor:
 
 def fit(table: LatencyTable, rules: FusionRules) -> LatencyPredictor:
     """From a table and the whole networks in it. Deterministic. Raises TargetError for a table of too few networks."""
-    in_context = table.meta.space_id == ""
-    kernels = KernelModel(
-        {kernel: time.mean_ms for kernel, time in table.times.items()},
-        {kernel: time.network_mib for kernel, time in table.times.items()} if in_context else None,
-    )
+    kernels = kernel_model(table)
     samples = []
     for network in table.networks if table.times else ():
         if network.left_out is None:
-            guesses = kernels.estimates(network.kernels, network_mib(network.kernels) if in_context else None)
+            guesses = kernels.estimates(network.kernels, network_mib(network.kernels) if table.in_context else None)
             samples.append(_sample(guesses, network.ms))
         else:
             samples.append(Sample(network.left_out.sum_ms, len(network.kernels), network.left_out.unsure, network.ms))
@@ -135,7 +131,7 @@ def fit(table: LatencyTable, rules: FusionRules) -> LatencyPredictor:
             "Profile again; if the runtime refuses the networks, its message is in the profile's records.",
         )
     return LatencyPredictor(
-        table.meta.precision, rules, kernels, _fit_affine(tuple(samples)), tuple(samples), in_context
+        table.meta.precision, rules, kernels, _fit_affine(tuple(samples)), tuple(samples), table.in_context
     )
 
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.errors import InputError
-from edgenas.latency.kernel_model import network_mib
+from edgenas.latency.kernel_model import KernelModel, network_mib
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.store import write_text
 
 SCHEMA = 2
+ANY_SPACE = ""  # the space of a table for arbitrary models
 _NUMBERS = ("mean_ms", "p10_ms", "p50_ms", "network_mib")
 _TIMES = ("mean_ms", "p10_ms", "p50_ms", "n", "network_mib")
 
@@ -76,8 +77,18 @@ class LatencyTable:
     networks: tuple[TimedNetwork, ...] = ()
 
     @property
+    def in_context(self) -> bool:
+        """Whether its networks are of all sizes, so that what a kernel takes depends on the network that it runs in."""
+        return self.meta.space_id == ANY_SPACE
+
+    @property
     def file_name(self) -> str:
         return f"{self.meta.runtime}-{self.meta.precision}-t{self.meta.threads}.csv"
+
+
+def kernel_model(table: LatencyTable) -> KernelModel:
+    times_ms = {kernel: time.mean_ms for kernel, time in table.times.items()}
+    return KernelModel(times_ms, {k: time.network_mib for k, time in table.times.items()} if table.in_context else None)
 
 
 def from_records(meta: TableMeta, records: Sequence[ProfiledNetwork]) -> LatencyTable:

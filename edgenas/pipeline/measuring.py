@@ -14,6 +14,7 @@ from edgenas.artifacts.measurement import Measurement
 from edgenas.errors import InfeasibleBudget, TargetError
 from edgenas.latency import predictor as predictors
 from edgenas.latency import profile, records, table
+from edgenas.latency.cross_validation import with_left_out
 from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.profile import ProfilePlan
 from edgenas.latency.records import ProfiledNetwork
@@ -165,9 +166,13 @@ def _fitted(
         ]
         if not training:
             raise TargetError(f"no network could be profiled in {precision}: {measured[0].error}")
-        found = table.from_records(table_meta(space.id, machine, precision, quiet_ms, _failed(measured)), training)
-        paths.append(table.save(found, folder))
-        fitted[precision] = predictors.fit(found, machine.bench.fusion(precision))
+        made = table.from_records(table_meta(space.id, machine, precision, quiet_ms, _failed(measured)), training)
+        path = folder / made.file_name
+        if not (path.is_file() and table.load(path).meta.quiet_reference_ms == quiet_ms):
+            table.save(with_left_out(made, training), folder)
+        # from the file, whether it was written now or before: its figures are rounded
+        fitted[precision] = predictors.fit(table.load(path), machine.bench.fusion(precision))
+        paths.append(path)
     return fitted, tuple(paths)
 
 

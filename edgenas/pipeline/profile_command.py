@@ -15,7 +15,7 @@ from edgenas.latency.cross_validation import with_left_out
 from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.profile_generic import GenericPlan, profile_generic
 from edgenas.latency.records import ProfiledNetwork
-from edgenas.latency.table import LatencyTable
+from edgenas.latency.table import ANY_SPACE, LatencyTable
 from edgenas.pipeline.context import Machine, load_dataset, opened_machine, space_for
 from edgenas.pipeline.measuring import (
     RECORDS,
@@ -29,8 +29,6 @@ from edgenas.pipeline.request import EFFORTS
 from edgenas.progress import Progress
 from edgenas.stats import accuracy_figures
 from edgenas.store import Store
-
-ANY_SPACE = ""  # the space of a table for arbitrary models
 
 
 def profile_device(
