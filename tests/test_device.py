@@ -38,9 +38,9 @@ def host_text() -> str:
 
 
 def test_names_are_the_shipped_devices_and_the_users_own(home: Path) -> None:
-    assert device.names() == ["host", "jetson-nano", "raspberry-pi-4"]
+    assert device.names() == ["host", "jetson-nano", "raspberry-pi-4", "x86-64-avx512-vnni"]
     (home / "my-board.yaml").write_text(host_text().replace("id: host", "id: my-board"), encoding="utf-8")
-    assert device.names() == ["host", "jetson-nano", "my-board", "raspberry-pi-4"]
+    assert device.names() == ["host", "jetson-nano", "my-board", "raspberry-pi-4", "x86-64-avx512-vnni"]
     assert device.load("my-board").id == "my-board"
 
 
@@ -49,7 +49,7 @@ def test_the_users_own_file_wins(home: Path) -> None:
     assert device.load("host").name == "My machine"
 
 
-@pytest.mark.parametrize("name", ["host", "jetson-nano", "raspberry-pi-4"])
+@pytest.mark.parametrize("name", ["host", "jetson-nano", "raspberry-pi-4", "x86-64-avx512-vnni"])
 def test_every_shipped_device_survives_json_and_names_its_sources(name: str) -> None:
     spec = device.load(name)
     assert DeviceSpec.model_validate_json(spec.model_dump_json()) == spec

@@ -355,9 +355,7 @@ class TestProfile:
             made = table.from_records(made.meta, profiled)
             predictor = predictors.fit(made, RUNTIME.fusion(precision, ISA))
             assert len(predictor.samples) == len(profiled) == 3
-            assert all(
-                predictor.affine.apply(np.array([total]), np.array([n])) > 0 for total, n, _, _ in predictor.samples
-            )
+            assert all(predictor.affine.apply(np.array([sample.terms])) > 0 for sample in predictor.samples)
 
 
 class TestPlan:

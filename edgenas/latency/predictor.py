@@ -1,8 +1,8 @@
-"""LatencyPredictor: whole networks from kernel times, `a * sum + b * kernel_count + c`, fitted on whole networks timed on the device.
+"""LatencyPredictor: whole networks from kernel times, `a * sum + b * count + c + d * moved + e * weights`, fitted on whole networks.
 
-The sum alone is off by what profiling adds to a node and by what runs between kernels; three numbers, fitted on relative error,
-take that out. The interval is a conformal one (Vovk et al.; normalised as in Papadopoulos et al., 2002): the 80 % quantile
-of leave-one-out relative residuals, in units of what each was expected to be off by.
+The sum alone is off by what profiling adds to a node, by what runs between kernels, and by what is in a cache when the next run
+starts; five numbers, fitted on relative error, take that out. The interval is a conformal one (Vovk et al.; normalised as in
+Papadopoulos et al., 2002): the 80 % quantile of leave-one-out relative residuals, in units of what each was expected to be off by.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgenas.artifacts.kernel import Kernel, Precision
+from edgenas.artifacts.kernel import BYTES_PER_VALUE, Kernel, Precision
 from edgenas.artifacts.latency_estimate import KernelEstimate, LatencyEstimate
 from edgenas.errors import TargetError
 from edgenas.latency.kernel_model import KernelGuess, KernelModel, network_mib, unsure
@@ -26,26 +26,32 @@ NOISE = 0.03  # relative; expected of a network all of whose kernels were measur
 LEAST_SCALE = (
     0.77  # what the errors of kernels that were not measured come to at least, in units of their standard deviations
 )
-MIN_SAMPLES = 3  # as many as there are coefficients
+MIN_SAMPLES = 3  # as many as there are coefficients without the bytes
+MIN_FOR_BYTES = 40  # networks from which on those have rates too
 CORRECTION_WEIGHT = 4  # of a measured candidate, in units of all the samples fitted before
 
 
 class Sample(NamedTuple):
-    """A network that was timed: the sum of its kernels' times, their number, how unsure that sum is (relative), and its own time."""
+    """A network that was timed: the sums of its kernels (see `kernel_terms`), how unsure that of their times is (relative), and its
+    own time."""
 
-    sum_ms: float
-    kernel_count: int
+    terms: tuple[float, ...]
     unsure: float
     measured_ms: float
 
 
 @dataclass(frozen=True)
 class Affine:
-    """`scale`: by how much errors exceed what is expected of them. `domain_ms`: the range of the measurements that it was fitted on."""
+    """ms = a * sum of kernels + b * their number + c + d * MiB moved + e * MiB of weights.
+
+    `scale`: by how much errors exceed what is expected of them. `domain_ms`: the range of the measurements that it was fitted on.
+    """
 
     a: float
     b: float
     c: float
+    d: float
+    e: float
     scale: float
     domain_ms: tuple[float, float]
 
@@ -53,8 +59,10 @@ class Affine:
         """Relative (0.05 is ±5 %), of a network of whose time the kernels that were not measured make this share unsure."""
         return float(np.hypot(self.scale * NOISE, max(self.scale, LEAST_SCALE) * unsure))
 
-    def apply(self, sums_ms: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        return np.maximum(self.a * sums_ms + self.b * counts + self.c, 1e-6)
+    def apply(self, terms: np.ndarray) -> np.ndarray:
+        """(N, 4) sums of `kernel_terms` -> (N,) ms."""
+        sums, counts, moved, weights = terms.T
+        return np.maximum(self.a * sums + self.b * counts + self.c + self.d * moved + self.e * weights, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -66,22 +74,18 @@ class LatencyPredictor:
     samples: tuple[Sample, ...]  # it was fitted on
     in_context: bool = False  # kernels cost more in a network that moves more bytes
 
-    def sum_and_count(self, network: Network) -> tuple[float, int]:
-        found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
-        return sum(self.kernels.times_ms(found, self._network_mib(found))), len(found)
-
     def latency_ms(self, network: Network) -> float:
-        total, count = self.sum_and_count(network)
-        return float(self.affine.apply(np.array([total]), np.array([count]))[0])
+        found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
+        times = self.kernels.times_ms(found, self._network_mib(found))
+        return float(self.affine.apply(np.array([_sums(found, times)]))[0])
 
     def estimate(self, network: Network) -> LatencyEstimate:
         return self.estimate_kernels(tuple(fused.kernel for fused in fuse(network, self.rules, self.precision)))
 
     def estimate_kernels(self, found: Sequence[Kernel]) -> LatencyEstimate:
         guesses = self.kernels.estimates(found, self._network_mib(found))
-        sample = _sample(guesses, 0.0)
-        ms = float(self.affine.apply(np.array([sample.sum_ms]), np.array([sample.kernel_count]))[0])
-        width = self.affine.half_width(sample.unsure)
+        ms = float(self.affine.apply(np.array([_sums(found, [guess.ms for guess in guesses])]))[0])
+        width = self.affine.half_width(unsure(guesses))
         inside = self.affine.domain_ms[0] * 0.8 <= ms <= self.affine.domain_ms[1] * 1.25
         formula = sorted({k.op for k, g in zip(found, guesses, strict=True) if g.source == "formula"})
         parts = tuple(KernelEstimate(k, g.ms, g.source) for k, g in zip(found, guesses, strict=True))
@@ -110,7 +114,7 @@ class LatencyPredictor:
         """The predictor after one more whole network was measured. It counts more than all the others together: it lies where
         the search looks, and there the prediction was wrong."""
         found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
-        extra = _sample(self.kernels.estimates(found, self._network_mib(found)), measured_ms)
+        extra = _sample(found, self.kernels.estimates(found, self._network_mib(found)), measured_ms)
         samples = self.samples + (extra,) * (CORRECTION_WEIGHT * len(self.samples))
         return replace(self, affine=_fit_affine(samples), samples=samples)
 
@@ -122,9 +126,10 @@ def fit(table: LatencyTable, rules: FusionRules) -> LatencyPredictor:
     for network in table.networks if table.times else ():
         if network.left_out is None:
             guesses = kernels.estimates(network.kernels, network_mib(network.kernels) if table.in_context else None)
-            samples.append(_sample(guesses, network.ms))
+            samples.append(_sample(network.kernels, guesses, network.ms))
         else:
-            samples.append(Sample(network.left_out.sum_ms, len(network.kernels), network.left_out.unsure, network.ms))
+            sums = _sums(network.kernels, [])
+            samples.append(Sample((network.left_out.sum_ms, *sums[1:]), network.left_out.unsure, network.ms))
     if len(samples) < MIN_SAMPLES:
         raise TargetError(
             f"{len(samples)} networks were timed in {table.meta.precision}, but a predictor needs {MIN_SAMPLES}",
@@ -135,16 +140,31 @@ def fit(table: LatencyTable, rules: FusionRules) -> LatencyPredictor:
     )
 
 
-def _sample(guesses: Sequence[KernelGuess], measured_ms: float) -> Sample:
-    total = sum(guess.ms for guess in guesses)
-    return Sample(total, len(guesses), unsure(guesses), measured_ms)
+def kernel_terms(kernel: Kernel, ms: float) -> tuple[float, float, float, float]:
+    """What a kernel adds to its network: its time, itself, MiB moved, MiB of weights."""
+    weights = kernel.params * BYTES_PER_VALUE[kernel.precision]
+    return ms, 1.0, kernel.bytes_moved / 2**20, weights / 2**20
+
+
+def _sums(kernels: Sequence[Kernel], times_ms: Sequence[float]) -> tuple[float, ...]:
+    """Over a network; without times the first is zero."""
+    each = [kernel_terms(kernel, ms) for kernel, ms in zip(kernels, times_ms or [0.0] * len(kernels), strict=True)]
+    return tuple(sum(column) for column in zip(*each, strict=True)) or (0.0,) * 4
+
+
+def _sample(kernels: Sequence[Kernel], guesses: Sequence[KernelGuess], measured_ms: float) -> Sample:
+    return Sample(_sums(kernels, [guess.ms for guess in guesses]), unsure(guesses), measured_ms)
 
 
 def _fit_affine(samples: tuple[Sample, ...]) -> Affine:
     """Least squares of relative errors, once more without what lies beyond four median deviations (measured while the machine was
     busy). The interval comes from all samples, each judged by a fit without it, in units of what it was unsure of beforehand."""
-    sums, counts, unsure_, measured = (np.array(column, float) for column in zip(*samples, strict=True))
-    design = np.stack([sums, counts, np.ones_like(sums)], axis=1) / measured[:, None]
+    terms = np.array([sample.terms for sample in samples])
+    unsure_, measured = np.array([[sample.unsure, sample.measured_ms] for sample in samples]).T
+    used = terms[:, :2] if len(samples) < MIN_FOR_BYTES else terms
+    design = np.column_stack([used, np.ones(len(used))]) / measured[:, None]
+    scale = np.maximum(np.abs(design).max(axis=0), 1e-12)  # milliseconds and counts are orders apart
+    design /= scale
     kept = np.ones(len(measured), bool)
     for _ in range(2):
         gram = np.linalg.pinv(design[kept].T @ design[kept])
@@ -153,6 +173,11 @@ def _fit_affine(samples: tuple[Sample, ...]) -> Affine:
         kept = residual <= max(4 * float(np.median(residual)), 1e-9)
     leverage = np.einsum("ij,jk,ik->i", design, gram, design).clip(0, 0.99)
     rank = min(1.0, np.ceil((len(measured) + 1) * COVERAGE) / len(measured))
-    a, b, c = (float(v) for v in coefficients)
-    scale = float(np.quantile(residual / (1 - leverage) / np.hypot(NOISE, unsure_), rank))
-    return Affine(a, b, c, scale, (float(measured.min()), float(measured.max())))
+    a, b, *rest, c = (float(v) for v in coefficients / scale)
+    d, e = rest or (0.0, 0.0)
+    expected = np.hypot(NOISE, unsure_)
+    return Affine(
+        *(a, b, c, d, e),
+        scale=float(np.quantile(residual / (1 - leverage) / expected, rank)),
+        domain_ms=(float(measured.min()), float(measured.max())),
+    )

@@ -6,17 +6,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgenas.latency.predictor import LatencyPredictor
+from edgenas.latency.predictor import LatencyPredictor, kernel_terms
 from edgenas.network.fuse import fuse
 from edgenas.spaces.space import SearchSpace
+
+TERMS = 4
 
 
 @dataclass
 class _Column:
-    """Codes of one segment, sorted, with their kernels' time and number."""
+    """Codes of one segment, sorted, with the sums of their kernels' terms."""
 
     codes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    values: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    values: np.ndarray = field(default_factory=lambda: np.empty((0, TERMS)))
 
 
 class SpacePredictor:
@@ -32,10 +34,10 @@ class SpacePredictor:
         if not self._columns:
             self._columns = [_Column() for _ in range(codes.shape[1])]
         self._fill(genomes, codes)
-        total = np.zeros((len(genomes), 2))
+        total = np.zeros((len(genomes), TERMS))
         for column, code in zip(self._columns, codes.T, strict=True):
             total += column.values[np.searchsorted(column.codes, code)]
-        return self.predictor.affine.apply(total[:, 0], total[:, 1])
+        return self.predictor.affine.apply(total)
 
     def _fill(self, genomes: np.ndarray, codes: np.ndarray) -> None:
         missing: dict[int, list[int]] = {}
@@ -43,7 +45,7 @@ class SpacePredictor:
             unique, first = np.unique(codes[:, segment], return_index=True)
             for row in first[~np.isin(unique, column.codes)]:
                 missing.setdefault(int(row), []).append(segment)
-        new: dict[int, dict[int, tuple[float, int]]] = {}
+        new: dict[int, dict[int, np.ndarray]] = {}
         for row, segments in missing.items():
             per_segment = self._segment_sums(tuple(int(g) for g in genomes[row]))
             for segment in segments:
@@ -51,20 +53,20 @@ class SpacePredictor:
         for segment, found in new.items():
             column = self._columns[segment]
             all_codes = np.concatenate([column.codes, np.array(list(found), np.int64)])
-            all_values = np.concatenate([column.values, np.array(list(found.values()), float)])
+            all_values = np.concatenate([column.values, np.array(list(found.values()))])
             order = np.argsort(all_codes)
             column.codes, column.values = all_codes[order], all_values[order]
 
-    def _segment_sums(self, genome: tuple[int, ...]) -> list[tuple[float, int]]:
+    def _segment_sums(self, genome: tuple[int, ...]) -> np.ndarray:
         network = self.space.network(self.space.subnet(genome))
         owner = {name: i for i, names in enumerate(self.space.segment_members(network)) for name in names}
         fused = fuse(network, self.predictor.rules, self.predictor.precision)
         times = self.predictor.kernels.times_ms([f.kernel for f in fused])
-        sums = [(0.0, 0)] * (max(owner.values()) + 1)
+        sums = np.zeros((max(owner.values()) + 1, TERMS))
         segment = len(sums) - 1
-        for f, ms in reversed(
-            list(zip(fused, times, strict=True))
-        ):  # a move belongs to what reads it, the kernel after it
-            segment = owner[f.members[0]] if f.members else segment
-            sums[segment] = (sums[segment][0] + ms, sums[segment][1] + 1)
+        for f, ms in reversed(list(zip(fused, times, strict=True))):
+            segment = (
+                owner[f.members[0]] if f.members else segment
+            )  # a move belongs to what reads it, the kernel after it
+            sums[segment] += kernel_terms(f.kernel, ms)
         return sums

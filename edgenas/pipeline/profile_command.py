@@ -85,7 +85,7 @@ def tables(machine: Machine, measured: list[ProfiledNetwork]) -> list[LatencyTab
 
 def _row(path: Path, found: LatencyTable, predictor: LatencyPredictor) -> dict[str, Any]:
     """How well networks were predicted by tables without them."""
-    sums, counts, _, measured = (np.array(column, float) for column in zip(*predictor.samples, strict=True))
-    predicted = predictor.affine.apply(sums, counts)
+    predicted = predictor.affine.apply(np.array([sample.terms for sample in predictor.samples]))
+    measured = [sample.measured_ms for sample in predictor.samples]
     row = {"path": str(path), "precision": found.meta.precision, "kernels": len(found.times)}
-    return row | accuracy_figures(list(predicted), list(measured))
+    return row | accuracy_figures(list(predicted), measured)
