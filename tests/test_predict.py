@@ -112,3 +112,25 @@ def test_the_command_prints_what_people_want_to_know(tmp_path: Path) -> None:
     assert second == "fp32 on host, onnxruntime, 1 thread"
     assert "Conv" in result.stdout
     assert not result.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        ("x86-64-avx512-vnni", "fp32"),
+        ("x86-64-avx512-vnni", "int8"),
+        ("jetson-nano", "fp16"),
+        ("jetson-nano", "fp32"),
+        ("raspberry-pi-4", "fp32"),
+    ],
+)
+def test_what_is_shipped_answers(device: str, precision: str, tmp_path: Path) -> None:
+    path = written(tmp_path, "grouped_conv")
+    result = CliRunner().invoke(
+        cli, ["predict", str(path), "--device", device, "--precision", precision, "--json"], catch_exceptions=False
+    )
+    found = json.loads(result.stdout)
+    assert found["from"] == ("table" if device.startswith("x86") else "calibration")
+    assert 0 < found["low_ms"] <= found["latency_ms"] <= found["high_ms"]
+    described = CliRunner().invoke(cli, ["devices", device]).stdout
+    assert f"-{precision}-t1: " in described
