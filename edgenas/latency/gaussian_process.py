@@ -13,7 +13,7 @@ import numpy as np
 STEPS = 22
 TUNED_ON = 160  # points that the hyperparameters are fitted on
 NEIGHBOURS = 64  # points that a standard deviation is worked out from
-MOST_POINTS = 1500  # beyond them a matrix takes too long; the points are thinned out evenly
+MOST_POINTS = 1200  # beyond them a matrix takes too long; the points are thinned out evenly
 _SMOOTH, _NOISE, _STEPS, _STEP_LENGTH, _ALIKE = range(5)
 _CENTRE = np.log([0.25, 0.03, 0.05, 0.12, 3.0])  # standard deviations of the three parts; length of a step; how alike
 _SPREAD = np.array([1.0, 1.0, 1.0, 0.7, 0.7])
