@@ -3,60 +3,36 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgenas import __version__
+from edgenas.cli_options import (
+    DATA,
+    DEVICE,
+    DEVICES,
+    EFFORT,
+    HOW,
+    JSON,
+    POSITIVE,
+    PRECISION,
+    RUNTIME,
+    SEED,
+    SPACE,
+    TARGET,
+    TARGETS,
+    THREADS,
+    WHAT_FOR,
+    Shape,
+)
 from edgenas.errors import EdgenasError
 
-
-class _Positive(click.ParamType):
-    """A number above zero, in the unit of the option's name."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"expected a number such as 0.5, but got {value!r}", param, ctx)
-        if not math.isfinite(number) or number <= 0:
-            self.fail(f"expected a number above zero, but got {value!r}", param, ctx)
-        return number
-
-
-class _Shape(click.ParamType):
-    """Sides joined with x, batch first: 1x3x224x224."""
-
-    name = "shape"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        sides = str(value).split("x")
-        if not all(side.isdecimal() and int(side) > 0 for side in sides):
-            self.fail(f"expected sides such as 1x3x224x224, but got {value!r}", param, ctx)
-        return tuple(map(int, sides))
-
-
-POSITIVE = _Positive()
-DEVICE = click.option("--device", required=True, metavar="ID", help="A device; `edgenas devices` lists them.")
-TARGET = click.option("--target", metavar="T", help="Where to measure: local (this machine).")
-DATA = click.option(
-    "--data",
-    metavar="D",
-    help="An image folder, fashion-mnist[:FOLDER], or package.module:function giving a torch dataset. "
-    "Default: a bundled sample of Fashion-MNIST.",
-)
-THREADS = click.option("--threads", type=click.IntRange(1), help="Threads of the runtime. Default: the device's (one).")
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-EFFORT = click.option(
-    "--effort", type=click.Choice(["quick", "standard", "max"]), default="standard", show_default=True
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+if TYPE_CHECKING:
+    from edgenas.pipeline.request import BuildRequest
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,10 +42,7 @@ def cli() -> None:
 
 
 @cli.command()
-@DEVICE
-@TARGET
-@DATA
-@click.option("--latency-ms", type=POSITIVE, help="Budget for the measured p50. Default: half of the largest subnet's.")
+@WHAT_FOR
 @click.option(
     "--max-accuracy-drop",
     type=POSITIVE,
@@ -77,43 +50,90 @@ def cli() -> None:
     show_default=True,
     help="Points of accuracy that INT8 may lose; pruning may lose half of it.",
 )
-@click.option("--max-minutes", type=POSITIVE, help="Stop the search after this time.")
-@EFFORT
-@THREADS
-@SEED
-@click.option("--out", type=click.Path(path_type=Path), default=Path("edgenas-build"), show_default=True, metavar="DIR")
-@JSON
-def build(device: str, out: Path, as_json: bool, **options: Any) -> None:
+@HOW
+def build(
+    devices: tuple[str, ...], latency_ms: list[Any], targets: list[Any], out: Path, as_json: bool, **options: Any
+) -> None:
     """Build a model that is measured to meet the budget.
 
     Searches, trains, compresses, exports and measures; run again, it goes on where it stopped. Exit code 0: every budget
-    met; 1: built, but a budget was not met; 2: bad input, or a budget that nothing in the space can meet.
+    met, or no target to measure on; 1: built, but a budget was not met; 2: bad input, or a budget that nothing can meet.
     """
     from edgenas.pipeline.build import build as run
-    from edgenas.pipeline.request import BuildRequest
     from edgenas.progress import Progress
     from edgenas.report.summary import summary
 
-    result = run(BuildRequest(device=device, out=out, **options), Progress())
+    if _only_trains():
+        return
+    result = run(_request(devices, latency_ms, targets, out, options), Progress())
     click.echo(json.dumps(result, indent=2) if as_json else summary(result, out))
     if result["verdict"] == "not_met":
         sys.exit(1)
 
 
 @cli.command()
-@click.argument("device_id", required=False, metavar="[ID]")
-@JSON
-def devices(device_id: str | None, as_json: bool) -> None:
-    """List the devices, or describe one with its sources."""
-    from edgenas.report.devices import describe_all, describe_one
+@WHAT_FOR
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Also say how well zero-cost proxies rank what was evaluated in this run, and write them into front.json.",
+)
+@HOW
+def search(
+    devices: tuple[str, ...],
+    latency_ms: list[Any],
+    targets: list[Any],
+    out: Path,
+    as_json: bool,
+    explain: bool,
+    **options: Any,
+) -> None:
+    """Search for the networks that fit the budget best, and stop there.
 
-    click.echo(describe_one(device_id, as_json) if device_id else describe_all(as_json))
+    What build does before it trains a winner: writes the Pareto front as front.json and front.html, and every evaluation into
+    evaluations.jsonl. Where there is a target, the best candidate is measured there with random weights; if it takes another
+    time than predicted, the predictor is corrected and the search made again, as in build. A build with the same options and
+    --out goes on from here. Exit code 0: done; 2: bad input, or a budget that nothing can meet.
+    """
+    from edgenas.pipeline.search_command import search as run
+    from edgenas.progress import Progress
+    from edgenas.report.explained import describe_explained
+    from edgenas.report.front_summary import front_summary
+
+    if _only_trains():
+        return
+    front = run(_request(devices, latency_ms, targets, out, options), Progress(), explain=explain)
+    click.echo(json.dumps(front, indent=2) if as_json else front_summary(front, out))
+    if explain and not as_json:
+        click.echo("\n" + describe_explained(front["explain"]))
 
 
 @cli.command()
-@DEVICE
-@TARGET
+@click.argument("device_id", required=False, metavar="[ID]")
+@click.option("--new", "new_id", metavar="ID", help="Write a commented file for a device of your own.")
+@JSON
+def devices(device_id: str | None, new_id: str | None, as_json: bool) -> None:
+    """List the devices, describe one with its sources, or start one of your own."""
+    from edgenas.report.devices import describe_all, describe_new, describe_one
+
+    if new_id is None:
+        click.echo(describe_one(device_id, as_json) if device_id else describe_all(as_json))
+    elif device_id is not None or as_json:
+        raise click.UsageError("--new stands alone: edgenas devices --new ID")
+    else:
+        from edgenas.device import create
+
+        path = create(new_id)
+        click.echo(str(path))
+        click.echo(describe_new(new_id), err=True)
+
+
+@cli.command()
+@DEVICES
+@TARGETS
+@RUNTIME
 @DATA
+@SPACE
 @EFFORT
 @THREADS
 @SEED
@@ -121,27 +141,40 @@ def devices(device_id: str | None, as_json: bool) -> None:
     "--minutes", type=POSITIVE, help="Stop measuring after about this time. Default: when predictions are good."
 )
 @JSON
-def profile(device: str, as_json: bool, **options: Any) -> None:
-    """Measure the latency tables of a device.
+def profile(devices: tuple[str, ...], targets: list[Any], as_json: bool, **options: Any) -> None:
+    """Measure the latency tables of a device, or of several at once.
 
     First the search space for such images: a build of the same effort and image size takes these measurements from here.
     Then generic networks, for `edgenas predict`: one table a precision in the user's folder. What is measured already is not
-    measured again.
+    measured again. Devices that are different machines are measured at the same time; this machine is measured alone, before them.
     """
-    from edgenas.pipeline.profile_command import profile_device
+    from edgenas.pipeline.device_options import targets_of
+    from edgenas.pipeline.profile_command import profile_devices
     from edgenas.progress import Progress
 
-    result = profile_device(device, Progress(), **options)
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    else:
-        for table in result["tables"]:
-            click.echo(
-                f"{table['path']}  {table['kernels']} kernels; {table['n_held_out']} networks, each predicted without itself:"
-            )
-            click.echo(
-                f"  mean error {table['mape_pct']:.1f} %, {table['within_10pct']:.0%} within 10 %, tau {table['kendall_tau']:.2f}"
-            )
+    of_one = {"--runtime": options["runtime"], "--threads": options["threads"]}
+    found = profile_devices(targets_of(devices, targets, of_one), Progress(), **options)
+    results = [result for result in found if not isinstance(result, Exception)]
+    if as_json and results:
+        click.echo(json.dumps(results[0] if len(devices) == 1 else {"devices": results}, indent=2))
+    elif not as_json:
+        for result in results:
+            _show_tables(result)
+    failed = [(device, error) for device, error in zip(devices, found, strict=True) if isinstance(error, Exception)]
+    for device, error in failed[1:]:
+        click.echo(f"error: {device}: {error}", err=True)
+    if failed:
+        raise failed[0][1]
+
+
+def _show_tables(result: dict[str, Any]) -> None:
+    for table in result["tables"]:
+        click.echo(
+            f"{table['path']}  {table['kernels']} kernels; {table['n_held_out']} networks, each predicted without itself:"
+        )
+        click.echo(
+            f"  mean error {table['mape_pct']:.1f} %, {table['within_10pct']:.0%} within 10 %, tau {table['kendall_tau']:.2f}"
+        )
 
 
 @cli.command()
@@ -156,7 +189,7 @@ def profile(device: str, as_json: bool, **options: Any) -> None:
     "--suggest", "suggestions", type=click.IntRange(1), metavar="N", help="Say which N networks to measure next."
 )
 @click.option("--space", metavar="NAME", help="Suggest networks of this space, such as nas-bench-201.")
-@click.option("--runtime", metavar="NAME", help="Default: the device's.")
+@RUNTIME
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Default: fp32.")
 @THREADS
 @JSON
@@ -167,18 +200,28 @@ def calibrate(device: str, as_json: bool, **options: Any) -> None:
     its predictor. Before the first measurement, --suggest N --space NAME says which networks tell most.
     """
     from edgenas.pipeline.calibrate_command import calibrate_device
-    from edgenas.report.calibration import describe_calibration
+    from edgenas.report.calibration import describe_calibration, suggested_csv
 
     found = calibrate_device(device, **options)
-    click.echo(json.dumps(found, indent=2) if as_json else describe_calibration(found))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif "suggested" not in found:
+        click.echo(describe_calibration(found))
+    else:  # the file alone goes to standard output
+        if description := describe_calibration(found):
+            click.echo(description, err=True)
+        click.echo(
+            f"Measure these on {device}, write the ms behind the commas, and run again with --measured.", err=True
+        )
+        click.echo(suggested_csv(found))
 
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @DEVICE
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Default: the file's.")
-@click.option("--runtime", help="Default: the device's.")
-@click.option("--input-shape", type=_Shape(), metavar="1x3xHxW", help="For a file without fixed sides.")
+@PRECISION
+@RUNTIME
+@click.option("--input-shape", type=Shape(), metavar="1x3xHxW", help="For a file without fixed sides.")
 @THREADS
 @JSON
 def predict(model: Path, device: str, as_json: bool, **options: Any) -> None:
@@ -194,12 +237,87 @@ def predict(model: Path, device: str, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+@DEVICE
+@TARGET
+@RUNTIME
+@PRECISION
+@click.option("--data", metavar="D", help="Also the accuracy on the test part of this data, as for build.")
+@click.option("--strict", is_flag=True, help="As MLPerf's single stream: 1,024 queries and 60 s at least.")
+@THREADS
+@JSON
+def bench(model: Path, device: str, as_json: bool, **options: Any) -> None:
+    """Measure an ONNX file on a device.
+
+    Beside what is predicted for it, where something is known of the device.
+    """
+    from edgenas.pipeline.bench_command import bench_file
+    from edgenas.progress import Progress
+    from edgenas.report.benchmark import describe_benchmark
+
+    found = bench_file(model, device, Progress(), **options)
+    click.echo(json.dumps(found, indent=2) if as_json else describe_benchmark(found))
+
+
+@cli.command()
+@click.option(
+    "--target", metavar="T", help="A device to look at as well: ssh://user@host, adb:SERIAL, emulated:aarch64."
+)
+@JSON
+def doctor(target: str | None, as_json: bool) -> None:
+    """Say what this machine, and a target, have and lack, and how to mend it.
+
+    Exit code 1 if something that is needed is missing.
+    """
+    from edgenas.doctor import describe, examine, is_fit
+
+    found = examine(target)
+    click.echo(json.dumps([line.to_json() for line in found], indent=2) if as_json else describe(found))
+    if not is_fit(found):
+        sys.exit(1)
+
+
+@cli.command()
 @click.argument("build_dir", type=click.Path(path_type=Path))
-def report(build_dir: Path) -> None:
+@click.option(
+    "--add",
+    "measured",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Take in what was measured on the device: the output of on_device.py or `edgenas bench --json`.",
+)
+def report(build_dir: Path, measured: Path | None) -> None:
     """Write the HTML report of a build again."""
     from edgenas.report import write
+    from edgenas.report.added import add
 
+    if measured is not None:
+        click.echo(f"measured now: {', '.join(add(build_dir, measured))}", err=True)
     click.echo(str(write(build_dir)))
+
+
+def _only_trains() -> bool:
+    """Of the processes that torchrun started, the first does what the command says; the others take part in its training, and are done
+    then."""
+    from edgenas.supernet.torchrun import is_extra_process
+
+    if not is_extra_process():
+        return False
+    from edgenas.supernet.worker import serve_torchrun
+
+    serve_torchrun()
+    return True
+
+
+def _request(
+    devices: tuple[str, ...], latency_ms: list[Any], targets: list[Any], out: Path, options: dict[str, Any]
+) -> BuildRequest:
+    """What was asked for with build's options."""
+    from edgenas.pipeline.device_options import of_devices
+    from edgenas.pipeline.request import BuildRequest
+
+    of_one = {"--runtime": options["runtime"], "--threads": options["threads"]}
+    return BuildRequest(out=out, **of_devices(devices, latency_ms, targets, of_one), **options)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Finds, loads and completes device descriptions: `devices/*.yaml` -> DeviceSpec.
+"""Finds, loads, starts and completes device descriptions: `devices/*.yaml` -> DeviceSpec.
 
 `shipped` is the one place that knows where data files lie in an installed package and in a checkout; a user's own
 files, in `user_folder`, win over shipped ones of the same name.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-import yaml
 from pydantic import ValidationError
 
-from edgenas.artifacts.device_spec import DETECTED, DeviceSpec
+from edgenas.artifacts.device_spec import DETECTED, ID_PATTERN, SLOW, DeviceSpec
 from edgenas.errors import EdgenasError, InputError, TargetError
+from edgenas.yaml_file import read_yaml
 
 Kind = Literal["devices", "latency_tables", "datasets"]
 
@@ -25,7 +26,6 @@ _PACKAGE = Path(__file__).parent
 _X86 = ("x86_64", "amd64")
 _ARM = ("aarch64", "arm64")
 _VNNI = {"avx512vnni", "avxvnni"}  # without underscores: systems spell them differently
-_WORDS = {"missing": "this key is missing", "extra_forbidden": "there is no such key"}
 
 
 def shipped(kind: Kind) -> Path:
@@ -62,30 +62,65 @@ def load(device_id: str) -> DeviceSpec:
     if device_id not in paths:
         close = difflib.get_close_matches(device_id, paths, n=1)
         guess = f"Did you mean {close[0]!r}? " if close else ""
-        own = user_folder("devices") / "ID.yaml"
         raise InputError(
             f"there is no device called {device_id!r}",
-            hint=f"{guess}Devices: {', '.join(sorted(paths))}. Describe your own in {own}.",
+            hint=f"{guess}Devices: {', '.join(sorted(paths))}. Describe your own with `edgenas devices --new ID`.",
         )
     return _read(paths[device_id])
 
 
-def resolve(spec: DeviceSpec, probe: Mapping[str, Any], runtime: str = "") -> DeviceSpec:
+def is_own(device_id: str) -> bool:
+    """Whether the device is described by a file of the user's own."""
+    return (user_folder("devices") / f"{device_id}.yaml").is_file()
+
+
+def create(device_id: str) -> Path:
+    """Writes the file of a device of the user's own and gives its path: a commented template or, for the id of a shipped
+    device, a copy of its file, which wins from then on.
+
+    Raises InputError for an id that can't be one, a file that is there already, and a folder that can't be written to.
+    """
+    if re.fullmatch(ID_PATTERN, device_id) is None:
+        raise InputError(
+            f"{device_id!r} can't be a device's id: expected lower-case letters, digits and single hyphens between them",
+            hint="Such as my-board-2.",
+        )
+    original = shipped("devices") / f"{device_id}.yaml"
+    if original.is_file():
+        text = original.read_text(encoding="utf-8")
+    else:
+        text = (_PACKAGE / "device_template.yaml").read_text(encoding="utf-8").replace("MY-DEVICE", device_id)
+    path = user_folder("devices") / f"{device_id}.yaml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"{path} is there already", hint="Edit it, remove it, or choose another id.") from None
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be written: {error.strerror or error}", hint="EDGENAS_HOME names another folder."
+        ) from None
+    return path
+
+
+def resolve(spec: DeviceSpec, probe: Mapping[str, Any], runtime: str = "", remedy: str = "") -> DeviceSpec:
     """`spec` with every "detected" field filled from a probe of the machine, for the named runtime or the default one.
 
     The probe's keys: `machine` (as platform.machine() says), `cpu_name`, `isa` (lower-case flags), `cores`, `ram_mib`
     (None when unknown) and `runtime_versions` ({"onnxruntime": "1.32.0"}). A probed version wins over the file's, and
     other runtimes that the machine lacks are left out. Raises TargetError when the runtime or a needed key is missing,
-    or the machine is neither x86-64 nor 64-bit ARM.
+    or the machine is neither x86-64 nor 64-bit ARM. `remedy`: what to do where the machine lacks the runtime.
     """
     runtime = runtime or spec.default_runtime
     spec.runtime(runtime)
     versions = _probed(spec, probe, "runtime_versions")
     if runtime not in versions:
         has = ", ".join(sorted(versions)) or "none"
+        others = f" Or choose one of {', '.join(spec.runtimes)} with --runtime." if len(spec.runtimes) > 1 else ""
         raise TargetError(
             f"device {spec.id!r} needs the runtime {runtime!r}, but the machine has {has}",
-            hint=f"Install {runtime} on the machine, or choose one of {', '.join(spec.runtimes)} with --runtime.",
+            hint=(remedy or f"Install {runtime} on the machine.") + others,
         )
     data = spec.model_dump()
     data["runtimes"] = {
@@ -119,6 +154,8 @@ def _detect(spec: DeviceSpec, probe: Mapping[str, Any], key: str) -> Any:
         return 8 if arch == "aarch64" or vnni else 7
     if key == "int8_channel_multiple":
         return 8 if arch == "aarch64" else 16
+    if key == "slow":
+        return () if arch == "aarch64" else SLOW
     raise InputError(
         f"device {spec.id!r} says {DETECTED!r} for {key!r}, which cannot be detected",
         hint="Give the value, or null where the field allows it.",
@@ -153,81 +190,11 @@ def _paths() -> dict[str, Path]:
 
 def _read(path: Path) -> DeviceSpec:
     """One device file, checked; every error names the file, the line and the key."""
+    file = read_yaml(path, "a device", "id and runtimes", "Remove it and start again with `edgenas devices --new`.")
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{_place(path, mark)}: not valid YAML: {what}", hint="Mend that line.") from None
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date or number
-        raise InputError(f"{path} cannot be read as a device: {error}", hint="Mend or remove the file.") from None
-    if not isinstance(data, dict) or root is None:
-        raise InputError(
-            f"{path}: expected the keys of a device, such as id and runtimes, but found {type(data).__name__}",
-            hint=f"Start from a copy of {shipped('devices') / 'host.yaml'}.",
-        )
-    _refuse_repeated_keys(path, root)
-    try:
-        spec = DeviceSpec.model_validate(data)
+        spec = DeviceSpec.model_validate(file.data)
     except ValidationError as error:
-        raise InputError(_what_is_wrong(path, root, error), hint="Mend that line.") from None
+        raise file.refused(error, "Mend that line.") from None
     if spec.id != path.stem:
-        where = _place(path, _locate(root, ("id",))[1])
-        raise InputError(f"{where}, id: {spec.id!r} is not the file's name", hint=f"Say id: {path.stem}.")
+        raise file.refusal(("id",), f"{spec.id!r} is not the file's name", f"Say id: {path.stem}.")
     return spec
-
-
-def _what_is_wrong(path: Path, root: yaml.Node, error: ValidationError) -> str:
-    """One sentence for the first wrong key; the alternatives of a field of several types are joined with "or"."""
-    problems: dict[str, tuple[Any, Any, list[str]]] = {}
-    # A misspelt key is also a missing one; the misspelling is the one to show.
-    for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
-        key, mark = _locate(root, problem["loc"])
-        if problem["type"] == "missing":
-            key = ".".join(str(part) for part in problem["loc"])
-        text = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-        problems.setdefault(key, (mark, problem, []))[2].append(text)
-    key, (mark, problem, texts) = next(iter(problems.items()))
-    got = "" if problem["type"] in _WORDS or isinstance(problem["input"], dict) else f", but got {problem['input']!r}"
-    more = f" ({len(problems) - 1} more wrong)" if len(problems) > 1 else ""
-    return f"{_place(path, mark)}{f', {key}' if key else ''}: {' or '.join(texts)}{got}{more}"
-
-
-def _locate(root: yaml.Node, loc: tuple[int | str, ...]) -> tuple[str, Any]:
-    """The dotted key and the mark of the deepest part of `loc` that the file has (pydantic may add type names)."""
-    node, mark, key = root, root.start_mark, []
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            pair = next((pair for pair in node.value if pair[0].value == str(part)), None)
-            if pair is None:
-                break
-            mark, node = pair[0].start_mark, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            mark = node.start_mark
-        else:
-            break
-        key.append(str(part))
-    return ".".join(key), mark
-
-
-def _refuse_repeated_keys(path: Path, node: yaml.Node) -> None:
-    """YAML's reader keeps the last of two equal keys without a word; in a file of facts that hides a mistake."""
-    if isinstance(node, yaml.SequenceNode):
-        for inner in node.value:
-            _refuse_repeated_keys(path, inner)
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise InputError(
-                    f"{_place(path, key.start_mark)}, {key.value}: the key is there twice", hint="Keep one."
-                )
-            seen.add(key.value)
-            _refuse_repeated_keys(path, value)
-
-
-def _place(path: Path, mark: Any) -> str:
-    return f"{path}, line {mark.line + 1}" if mark else str(path)

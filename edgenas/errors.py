@@ -4,6 +4,7 @@ EdgenasError          exit code 1: something failed that is not the user's input
 ├── InputError        exit code 2: usage, bad input, or a budget that can't be met at all
 │   └── InfeasibleBudget
 ├── TargetError       the device or its runtime did not answer as it should
+│   └── DeviceAway    it was there and can't be reached any more: nothing else will succeed either
 └── GateError         a check of our own failed (parity, accuracy, legality)
 """
 
@@ -34,6 +35,10 @@ class InfeasibleBudget(InputError):
 
 class TargetError(EdgenasError):
     """The place where models run failed: a dead process, a time limit, a runtime that refuses a file."""
+
+
+class DeviceAway(TargetError):
+    """The connection broke and could not be made again."""
 
 
 class GateError(EdgenasError):

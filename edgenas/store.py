@@ -55,6 +55,28 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+class LineLog:
+    """A file of JSON lines that only grows, each on the disk before anything is made of it. `entries`: what lay there when it was
+    opened; a line that a killed process cut short is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.entries: list[Any] = []
+        if path.exists():
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                with path.open("r+b") as file:
+                    file.truncate(len(whole))
+            self.entries = [json.loads(line) for line in whole.splitlines()]
+
+    def add(self, entry: Any) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
 class Stage:
     """One stage's folder. What lies in it before `finish` is work in progress that the stage itself may resume from."""
 

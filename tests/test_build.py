@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,32 +25,41 @@ from sklearn.datasets import load_sample_images
 
 from edgenas import data, device
 from edgenas.data import Dataset, balanced_accuracy
+from edgenas.latency.fastest import FastestPredictor
 from edgenas.latency.profile import ProfilePlan
-from edgenas.nets.training import Recipe
+from edgenas.nets.recipe import Recipe
+from edgenas.pipeline import searching
 from edgenas.pipeline.build import build
-from edgenas.pipeline.request import BuildRequest, Effort
+from edgenas.pipeline.context import opened_build
+from edgenas.pipeline.measuring import check_feasibility, profile_space
+from edgenas.pipeline.request import BuildRequest, Effort, Rung
+from edgenas.pipeline.search_command import search
+from edgenas.pipeline.training import focus, train
 from edgenas.progress import Progress
-from edgenas.search.evolution import SearchRule
+from edgenas.search.strategy import SearchRule
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.alone, pytest.mark.heavy, pytest.mark.usefixtures("one_torch_thread")]
 
 MAX_PX = 28
 EFFORT = Effort(
     plan=ProfilePlan(covering=6, odd=2, held_out=3),
     supernet=Recipe(epochs=1),
     focus=Recipe(epochs=1),
-    fine_tune=Recipe(epochs=1),
+    fine_tune=(Rung(2, Recipe(epochs=1)), Rung(1, Recipe(epochs=1))),
     after_pruning=Recipe(epochs=1),
-    search=SearchRule(explored=8, neighbours=6, start=6, population=6, evaluations=12, patience=2),
+    search=SearchRule(explored=8, neighbours=6, start=6, population=6, evaluations=12, patience=12),
     max_resolution_px=MAX_PX,
     rounds=2,
 )
+# of several finalists, one would be within a budget that the best one breaks
+ONE_FINALIST = replace(EFFORT, rounds=3, fine_tune=EFFORT.fine_tune[1:])
 PHOTOS_PER_CLASS = 40
 EXIF_ORIENTATION = 0x0112
 WITHOUT_BUDGET = ("feasibility", "profile", "supernet")
 STAGES = (*WITHOUT_BUDGET, "explore", "focus", "search", "check", "fine-tune", "prune", "export")
 PRECISIONS = ("fp32", "int8")
-ATTEMPTS = 3
+# of the default budget; what a search with a wrong table picks is over some of these when measured, and within others by chance
+BUDGETS = (1.2, 0.85, 1.0)
 
 # The keys of result.json, schema 1; a build may add more.
 TOP_KEYS = {
@@ -84,15 +92,6 @@ class Built:
         """The same build in another folder, its cache with it."""
         shutil.copytree(self.out, folder)
         return replace(self, request=replace(self.request, out=folder))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    """With a few images a second thread gains nothing, and beside other work the two wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +155,7 @@ def cached_stages(result: dict[str, Any]) -> dict[str, bool]:
     """Stage -> whether all of its runs were cached; reading the images is never cached."""
     found: dict[str, bool] = {}
     for stage in result["stages"]:
-        if stage["name"] != "data":
+        if stage["name"] not in ("data", "preflight"):
             found[stage["name"]] = stage["cached"] and found.get(stage["name"], True)
     return found
 
@@ -177,35 +176,123 @@ def test_result_has_every_key_of_schema_1(built: Built) -> None:
     for precision in PRECISIONS:
         assert result["predictor_by_precision"][precision].keys() >= PREDICTOR_KEYS
         assert result["predictor_by_precision"][precision]["n_held_out"] == EFFORT.plan.held_out
-    assert {s["name"] for s in result["stages"]} == {"data", *STAGES}
-    assert all(s.keys() >= {"name", "seconds", "cached"} and not s["cached"] for s in result["stages"])
+    assert {s["name"] for s in result["stages"]} == {"data", "preflight", *STAGES}
+    assert all(s.keys() >= {"name", "seconds", "cached"} for s in result["stages"])
+    first = {s["name"]: s for s in reversed(result["stages"])}  # a second round may find again what the first one did
+    assert not any(s["cached"] for s in first.values())
 
 
-def _built_with_a_wrong_table(built: Built, out: Path) -> tuple[dict[str, Any], float]:
-    """The result, and its budget in ms."""
+def _with_a_wrong_table(built: Built, out: Path, factor: float, share: float) -> tuple[BuildRequest, float]:
+    """A build whose table says `factor` of the truth, and its budget in ms: a share of the default one."""
     wrong = built.in_copy(out)
     (profile,) = (wrong.out / "stages").glob("profile-*/done.json")
     outcome = json.loads(profile.read_text(encoding="utf-8"))
     profile.write_text(
-        json.dumps(outcome | {"quiet_reference_ms": 0.6 * outcome["quiet_reference_ms"]}), encoding="utf-8"
+        json.dumps(outcome | {"quiet_reference_ms": factor * outcome["quiet_reference_ms"]}), encoding="utf-8"
     )
-    budget_ms = 0.6 * built.read("edgenas.lock.json")["largest_int8_p50_ms"]
-    again = replace(EFFORT, rounds=3)
-    return build(replace(wrong.request, latency_ms=budget_ms), Progress(quiet=True), effort=again), budget_ms
+    budget_ms = share * built.read("edgenas.lock.json")["default_budget_ms"]
+    return replace(wrong.request, latency_ms=budget_ms), budget_ms
 
 
-def test_a_table_that_is_wrong_is_corrected_by_what_is_measured(built: Built, tmp_path: Path) -> None:
-    """The device's table says 0.6 of the truth: what is searched with it is over the budget when measured, so the build measures,
-    corrects its predictor, searches again and ends within the budget."""
-    for attempt in range(ATTEMPTS):
-        result, budget_ms = _built_with_a_wrong_table(built, tmp_path / f"out{attempt}")
-        if result["verdict"] == "met":  # else another process may have had the core while the winner was measured
-            break
-    rounds = result["rounds"]
-    assert len(rounds) > 1
-    assert rounds[0]["measured_ms"] > budget_ms >= rounds[0]["predicted_ms"]
-    assert result["winner"]["measured"]["p50_ms"] <= budget_ms
-    assert result["verdict"] == "met"
+@pytest.mark.usefixtures("larger_is_better", "measured_again")
+@pytest.mark.parametrize("factor", [0.6, 1.4])
+def test_a_table_that_is_wrong_is_corrected_by_what_is_measured(built: Built, tmp_path: Path, factor: float) -> None:
+    """Too fast by 40 %, what is searched with it is over the budget when measured; too slow by 40 %, it leaves the budget unused. The
+    build measures, corrects its predictor, searches again and ends within the budget."""
+    result: dict[str, Any] = {}
+    for share in BUDGETS:
+        request, budget_ms = _with_a_wrong_table(built, tmp_path / f"out{share}", factor, share)
+        first, *later = search(request, Progress(quiet=True), ONE_FINALIST)["rounds"]
+        is_off = first["measured_ms"] > budget_ms if factor < 1 else first["measured_ms"] < 0.85 * first["predicted_ms"]
+        if not (is_off and later):
+            continue  # another process had the core while it was measured or profiled, or chance helped
+        result = build(request, Progress(quiet=True), effort=ONE_FINALIST)
+        measured, (first, *later) = result["winner"]["measured"], result["rounds"]
+        before, after = (abs(row["measured_ms"] / row["predicted_ms"] - 1) for row in (first, later[-1]))
+        if after < before and measured["steady_ms"] <= budget_ms:
+            break  # else another process had the core
+    if not result:
+        pytest.skip(f"this machine was never as far from its own table, {factor} times wrong, as asks for a correction")
+    assert first["predicted_ms"] <= budget_ms
+    assert after < before
+    # the median is over it as well where another process has the core for half of the time
+    assert measured["steady_ms"] <= budget_ms
+    assert result["verdict"] == ("met" if measured["p50_ms"] <= budget_ms else "not_met")
+
+
+def takes_times_of_its_table(copy: Built, monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Candidates take exactly what the table says, over a factor."""
+    with opened_build(copy.request, Progress(quiet=True), EFFORT) as opened:
+        right = FastestPredictor(profile_space(opened).predictors)
+    monkeypatch.setattr(
+        searching,
+        "measure_fast_precisions",
+        lambda machine, networks: [
+            {p: each.latency_ms(n) / factor for p, each in right.each.items()} for n in networks
+        ],
+    )
+
+
+@pytest.mark.usefixtures("larger_is_better")
+@pytest.mark.parametrize("factor", [0.6, 1.4])
+def test_times_off_by_nothing_but_a_factor_are_predicted_after_one_correction(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """As above, with times as exact as no machine's are: the same table's, before it was made wrong."""
+    takes_times_of_its_table(built.in_copy(tmp_path / "right"), monkeypatch, factor)
+    budget_ms = built.read("edgenas.lock.json")["default_budget_ms"]
+    request = replace(built.in_copy(tmp_path / "out").request, latency_ms=budget_ms)
+    first, *later = search(request, Progress(quiet=True), ONE_FINALIST)["rounds"]
+    assert first["predicted_ms"] <= budget_ms
+    assert first["measured_ms"] == pytest.approx(first["predicted_ms"] / factor)
+    assert len(later) == 1
+    assert later[0]["measured_ms"] == pytest.approx(later[0]["predicted_ms"])
+    assert later[0]["measured_ms"] <= budget_ms
+
+
+@pytest.mark.usefixtures("larger_is_better")
+def test_where_a_correction_leaves_nothing_the_round_before_is_built(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the device had become a hundred times as slow when it is measured."""
+    takes_times_of_its_table(built.in_copy(tmp_path / "right"), monkeypatch, 0.6)
+    original = FastestPredictor.corrected
+    monkeypatch.setattr(
+        FastestPredictor, "corrected", lambda self, network, ms: original(self, network, {p: 100 * ms[p] for p in ms})
+    )
+    budget_ms = built.read("edgenas.lock.json")["default_budget_ms"]
+    request = replace(built.in_copy(tmp_path / "out").request, latency_ms=budget_ms)
+    result = build(request, Progress(quiet=True), effort=ONE_FINALIST)
+    (only,) = result["rounds"]
+    assert only["measured_ms"] > budget_ms
+    assert result["verdict"] == ("met" if result["winner"]["measured"]["p50_ms"] <= budget_ms else "not_met")
+
+
+def test_the_file_and_its_memory_are_budgets_too(built: Built, tmp_path: Path) -> None:
+    """Less than what was built without them needs: another network is found, and judged by what was written."""
+    before = built.result["winner"]
+    size_mib, macs_m = 0.8 * before["size_bytes"] / 2**20, 0.9 * before["macs"] / 1e6
+    again = built.in_copy(tmp_path / "out")
+    result = build_again(replace(again.request, size_mib=size_mib, macs_m=macs_m))
+    assert result["budgets"][0] | {"size_mib": size_mib, "macs_m": macs_m} == result["budgets"][0]
+    winner = result["winner"]
+    assert winner["macs"] / 1e6 <= macs_m
+    over = winner["size_bytes"] / 2**20 > size_mib or winner["measured"]["p50_ms"] > result["budgets"][0]["latency_ms"]
+    assert result["verdict"] == ("not_met" if over else "met")
+    if winner["precision"] == "int8":
+        assert winner["size_bytes"] / 2**20 <= 1.03 * size_mib
+
+
+def test_the_finalists_are_trained_until_one_is_left(built: Built) -> None:
+    """The one with the better score after the first rung is trained on, and is what is shipped."""
+    finalists, result = built.result["finalists"], built.result
+    entrants = [rung.finalists for rung in EFFORT.fine_tune]
+    assert [len(each["scores"]) for each in finalists] == [2, 1][: len(finalists)]
+    assert len(finalists) <= entrants[0]
+    assert finalists[0]["id"] == result["front"]["chosen"]
+    assert {each["id"] for each in finalists} <= {c["id"] for c in result["front"]["evaluated"]}
+    assert all(0 <= score <= 1 for each in finalists for score in each["scores"])
+    assert max(each["scores"][0] for each in finalists) == finalists[0]["scores"][0]
 
 
 def test_what_result_names_is_there(built: Built) -> None:
@@ -216,7 +303,6 @@ def test_what_result_names_is_there(built: Built) -> None:
     assert names in (["supernet", "finetuned", "int8"], ["supernet", "finetuned", "pruned", "int8"])
     assert result["winner"]["name"] in names[-2:]
     assert result["winner"]["path"] == "model/model.onnx"
-    assert result["front"]["chosen"] in result["front"]["front"]
     assert not [path for path in built.out.rglob("*") if path.is_absolute() and str(path) in json.dumps(result)]
 
 
@@ -239,7 +325,7 @@ def test_figures_are_plausible(built: Built) -> None:
 def test_verdict_is_the_measured_p50_against_the_budget(built: Built) -> None:
     (budget,) = built.result["budgets"]
     lock = built.read("edgenas.lock.json")
-    assert budget == {"device": "host", "latency_ms": lock["largest_int8_p50_ms"] / 2}
+    assert budget == {"device": "host", "latency_ms": lock["default_budget_ms"]}
     assert lock["budget_ms"] == budget["latency_ms"]
     within = built.result["winner"]["measured"]["p50_ms"] <= budget["latency_ms"]
     assert built.result["verdict"] == ("met" if within else "not_met")
@@ -342,3 +428,17 @@ def test_another_budget_redoes_the_search_and_what_follows_alone(built: Built, t
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_training_around_the_best_leaves_the_supernet_as_it_was(built: Built, tmp_path: Path) -> None:
+    copy = built.in_copy(tmp_path / "out")
+    (focused_before,) = (copy.out / "stages").glob("focus-*")
+    shutil.rmtree(focused_before)
+    with opened_build(copy.request, Progress(quiet=True), EFFORT) as opened:
+        predictor = FastestPredictor(profile_space(opened).predictors)
+        supernet = train(opened)
+        before = {name: weights.clone() for name, weights in supernet.load().supernet.state_dict().items()}
+        focused = focus(opened, supernet, predictor, check_feasibility(opened).default_budget_ms).supernet
+        after, moved = (each.load().supernet.state_dict() for each in (supernet, focused))
+    assert all(torch.equal(after[name], weights) for name, weights in before.items())
+    assert not all(torch.equal(moved[name], weights) for name, weights in before.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from hypothesis import strategies as st
 from edgenas.errors import InputError
 from edgenas.network.costs import macs, params
 from edgenas.network.graph import Network
+from edgenas.network.readings import live
+from edgenas.spaces import cell_stack
 from edgenas.spaces.architectures import is_architecture, network_of
 from edgenas.spaces.cell import NAS_BENCH_201, CellSpace
+from edgenas.spaces.cell_forms import canonical_cells, form_of
 from edgenas.spaces.cell_graphs import DARTS, Genotype, NodeCell
+from edgenas.spaces.cell_stack import CellStack
 from edgenas.spaces.operations import OPERATIONS
-from edgenas.spaces.space import Subnet
+from edgenas.spaces.space import Genome, Subnet
 
 FIRST = "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
 CONVS = ",".join(["conv3x3-bn-relu"] * 3 + ["conv1x1-bn-relu"] * 2)
@@ -207,3 +212,131 @@ def test_a_path_is_no_architecture(text: str) -> None:
     assert not is_architecture(text)
     with pytest.raises(InputError, match="no architecture of a known space"):
         network_of(text)
+
+
+OPERATIONS_201 = NAS_BENCH_201.operations
+MEANINGS = {  # an operation does the same wherever it stands
+    "none": lambda x: 0 * x,
+    "skip_connect": lambda x: x,
+    "nor_conv_1x1": np.tanh,
+    "nor_conv_3x3": lambda x: np.sin(3 * x) + 1,
+    "avg_pool_3x3": lambda x: (x + np.roll(x, 1)) / 2,
+}
+
+
+def evaluated(cell: Genome) -> np.ndarray:
+    """What the cell makes of some input, operations of nothing being nothing."""
+    nodes: list[np.ndarray | None] = [np.linspace(-1, 1, 7)]
+    genes = iter(cell)
+    for target in range(1, 4):
+        terms = []
+        for source in range(target):
+            operation, value = OPERATIONS_201[next(genes)], nodes[source]
+            if operation != "none" and value is not None:
+                terms.append(MEANINGS[operation](value))
+        nodes.append(np.sum(terms, axis=0) if terms else None)
+    last = nodes[-1]
+    assert last is not None, "the input does not reach the output"
+    return last
+
+
+class TestForms:
+    CELLS = canonical_cells(4, OPERATIONS_201)
+
+    def test_there_are_as_many_as_are_not_alike(self) -> None:
+        assert len(self.CELLS) == 15_625
+        assert len(set(self.CELLS.values())) == 5_255
+
+    @given(st.tuples(*[st.integers(0, 4)] * 6))
+    def test_a_form_computes_what_the_cell_does(self, cell: Genome) -> None:
+        form = self.CELLS[cell]
+        assert self.CELLS[form] == form
+        made = evaluated(form)
+        if form_of(4, [OPERATIONS_201[gene] for gene in cell]) is not None:
+            np.testing.assert_allclose(made, evaluated(cell), atol=1e-9)
+
+    @given(st.tuples(*[st.integers(0, 4)] * 6))
+    def test_no_edge_of_a_form_is_dead(self, cell: Genome) -> None:
+        form = self.CELLS[cell]
+        alive = [i for i, gene in enumerate(form) if gene]
+        for i in alive:
+            without = (*form[:i], 0, *form[i + 1 :])
+            assert self.CELLS[without] != form or form == (0, 0, 0, 1, 0, 0)  # what a dead cell becomes
+
+    def test_a_cell_that_hands_nothing_on_becomes_the_one_that_hands_its_input_on(self) -> None:
+        assert self.CELLS[(0,) * 6] == (0, 0, 0, 1, 0, 0)
+        assert self.CELLS[(3, 3, 0, 0, 0, 0)] == (0, 0, 0, 1, 0, 0)
+        assert canonical_cells(2, ("nor_conv_1x1", "none"))[(1,)] == (0,)
+
+    def test_what_is_read_twice_is_not_the_same_as_two_alike(self) -> None:
+        once = form_of(4, ("nor_conv_1x1", "none", "skip_connect", "none", "skip_connect", "skip_connect"))
+        twice = form_of(4, ("nor_conv_1x1", "nor_conv_1x1", "none", "none", "skip_connect", "skip_connect"))
+        assert once is not None
+        assert twice is not None
+        assert once[0] == twice[0] == "nor_conv_1x1(x) + nor_conv_1x1(x)"
+        assert (once[1], twice[1]) == (1, 2)
+
+
+class TestCellStack:
+    def test_ids_stay_as_they_are(self) -> None:
+        # what was measured and trained is found by them, in other processes and later versions
+        space = CellStack(3, 10, (32,), (1,), ((16,), (32,)), ((1,), (1, 2)))
+        assert space.id == "d1e494597afe"
+        assert space.subnet((0, 0, 0, 0, 0, 1, *[3] * 6)).id == "1e66df0a1cfb"
+
+    @given(side=st.integers(4, 260), seed=st.integers(0, 1000))
+    def test_there_is_a_space_for_images_of_any_side(self, side: int, seed: int) -> None:
+        space = cell_stack.for_data(side, 3, 5)
+        assert space.network(space.largest()).input_shape == (1, 3, side, side)
+        network = space.network(space.sample(np.random.default_rng(seed)))
+        assert network.shape_of(network.output_name) == (1, 5)
+
+    @pytest.mark.parametrize(
+        ("side", "first_px"), [(28, [14, 7]), (32, [16, 8]), (64, [16, 8]), (96, [12, 6]), (224, [14, 7])]
+    )
+    def test_the_stem_fits_the_images(self, side: int, first_px: list[int]) -> None:
+        space = cell_stack.for_data(side, 3, 5)
+        assert [-(-side // 2**halvings) for halvings in space.stem_halvings] == first_px
+
+    def test_only_what_runs_is_written_down(self) -> None:
+        space = cell_stack.for_data(28, 1, 10)
+        rng = np.random.default_rng(0)
+        networks = [space.network(space.sample(rng)) for _ in range(50)]
+        assert not {"Zero", "Identity"} & {node.op for network in networks for node in network.nodes}
+        for network in networks:
+            relus = [node.inputs[0] for node in network.nodes if node.op == "Relu"]
+            assert len(relus) == len(set(relus)), "one ReLU a tensor"
+            assert live(network) == network
+
+    def test_the_description_says_what_is_built(self) -> None:
+        space = CellStack(3, 10, (64,), (0, 2), ((16,), (32,)), ((1,), (1, 2)))
+        assert space.describe(space.subnet((0, 1, 0, 0, 0, 1, 0, 3, 0, 1, 0, 4))) == (
+            "input: 3 x 64 x 64",
+            "stem: 2 x conv 3x3, stride 2",
+            "stage 1: 1 x cell, 16 channels",
+            "stage 2: 2 x cell, 32 channels",
+            "cell, node 1: none",
+            "cell, node 2: nor_conv_3x3 of 0",
+            "cell, node 3: skip_connect of 0 + avg_pool_3x3 of 2",
+            "head: pool, 10 classes",
+        )
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"widths": ()}, "no options for widths"),
+            ({"repeats": ((1,), ())}, "no options for repeats"),
+            ({"widths": ((16,), (24,))}, r"multiples of 16, but got \[16, 24\]"),
+            ({"repeats": ((1,),)}, "for each of the 2 stages"),
+            ({"repeats": ((1,), (0, 1))}, "numbers from 1 on"),
+            ({"stem_halvings": (-1,)}, "numbers from 0 on"),
+            ({"operations": ("shuffle",)}, "no operation 'shuffle'"),
+            ({"operations": ("none",)}, "compute nothing"),
+            ({"nodes": 1}, "needs 2 nodes"),
+            ({"nodes": 5}, r"9,765,625 ways to choose, more than 100,000"),
+        ],
+    )
+    def test_what_makes_no_space_is_refused(self, changes: dict[str, Any], sentence: str) -> None:
+        space = CellStack(3, 10, (32,), (1,), ((16,), (32,)), ((1,), (1, 2)))
+        with pytest.raises(InputError, match=sentence):
+            replace(space, **changes)

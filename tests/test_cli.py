@@ -30,15 +30,17 @@ Run = subprocess.CompletedProcess[str]
 GOOD = {
     "help": "--help",
     "build help": "build --help",
+    "search help": "search --help",
     "version": "--version",
     "devices": "devices",
     "devices host": "devices host",
     "devices json": "devices --json",
     "device json": "devices jetson-nano --json",
 }
-# Each with what the first line has to say, and what the rest has to offer as the next thing to do.
+# Each with what the first line has to say, and what the rest has to offer as the next thing to do. Those that get as far as
+# measuring have a folder of their own, since one that is building in the default folder refuses the others.
 BAD = {
-    "no such device": ("build --device nosuch", r"no device called 'nosuch'", r"host, jetson-nano, raspberry-pi-4"),
+    "no such device": ("build --device nosuch", r"no device called 'nosuch'", r"host, jetson-nano, .*raspberry-pi-4"),
     "a name nearly right": ("build --device hots", r"no device called 'hots'", r"Did you mean 'host'\?"),
     "no such data": (
         "build --device host --data /nowhere",
@@ -46,11 +48,16 @@ BAD = {
         r"one folder of images per class",
     ),
     "impossible latency": (
-        "build --device host --data photos --effort quick --latency-ms 0.000001",
+        "build --device host --data photos --effort quick --latency-ms 0.000001 --out too-fast",
         r"meets --latency-ms 1e-06: the fastest one measured takes \d[\d.e-]* ms \((fp32|int8)\) on host",
         r"Ask for at least --latency-ms \d[\d.e-]*",
     ),
     "latency is no number": ("build --device host --latency-ms abc", r"number such as 0\.5, but got 'abc'", r"--help"),
+    "no such strategy": (
+        "search --device host --strategy grid",
+        r"'grid' is not one of 'aging', .*'random'",
+        r"--help",
+    ),
     "latency below zero": ("build --device host --latency-ms -1", r"number above zero, but got '-1'", r"--help"),
     "latency is not finite": ("build --device host --latency-ms nan", r"number above zero, but got 'nan'", r"--help"),
     "empty folder": ("build --device host --data empty", r"expected class folders", r"one folder per class"),
@@ -66,12 +73,123 @@ BAD = {
         r"Name a folder",
     ),
     "out is in use": ("build --device host --data photos --out locked", r"is building in locked", r"another --out"),
+    "an impossible latency of a search": (
+        "search --device host --data photos --effort quick --latency-ms 0.000001 --out too-fast-to-search",
+        r"meets --latency-ms 1e-06: the fastest one measured takes \d[\d.e-]* ms \((fp32|int8)\) on host",
+        r"Ask for at least --latency-ms \d[\d.e-]*",
+    ),
+    "a search without a device": ("search", r"Missing option '--device'", r"--help"),
+    "a search of no such space": (
+        "search --device host --data photos --space x",
+        r"no space that can be built is called 'x'",
+        r"mobile",
+    ),
     "report without a result": ("report empty", r"empty/result\.json", r"finished `edgenas build`"),
     "report on nothing": ("report nowhere", r"nowhere/result\.json", r"finished `edgenas build`"),
-    "devices of no such name": ("devices nosuch", r"no device called 'nosuch'", r"host, jetson-nano, raspberry-pi-4"),
-    "a board without a target": ("build --device jetson-nano", r"no --target to measure it on", r"--device host"),
-    "no such target": ("build --device host --data photos --target x", r"no target understands 'x'", r"--target local"),
+    "devices of no such name": ("devices nosuch", r"no device called 'nosuch'", r"host, jetson-nano, .*raspberry-pi-4"),
+    "a board without a target": ("profile --device jetson-nano", r"no --target to measure it on", r"--device host"),
+    "a device that can only be predicted for": (
+        "build --device coral-edge-tpu --target local",
+        r"nothing can be measured on device 'coral-edge-tpu': .*TensorFlow Lite",
+        r"edgenas calibrate --device coral-edge-tpu",
+    ),
+    "a profile of such a device": (
+        "profile --device coral-edge-tpu",
+        r"nothing can be measured on device 'coral-edge-tpu'",
+        r"edgenas calibrate",
+    ),
+    "a new device with a bad name": ("devices --new My_Board", r"'My_Board' can't be a device's id", r"my-board-2"),
+    "MACs that nothing has": (
+        "build --device host --data photos --effort quick --macs-m 0.0001 --params-m 0.00001 --out too-small",
+        r"the number of MACs is at least .* \(--macs-m 0\.0001\); the number of parameters is at least",
+        r"Ask for at least --macs-m \S+ --params-m",
+    ),
+    "no such space": (
+        "build --device host --data photos --space x",
+        r"no space that can be built is called 'x'",
+        r"mobile",
+    ),
+    "a space with an empty choice": (
+        "build --device host --data photos --space empty-choice.yaml",
+        r"empty-choice\.yaml, line 2, heads: the choice has no options",
+        r"Give it at least one",
+    ),
+    "a space of widths that the device doesn't like": (
+        "search --device x86-64-avx2 --target local --data photos --space odd-widths.yaml",
+        r"odd-widths\.yaml, line 2, stem_widths\.1: 20 channels .* multiples of 16",
+        r"Take 16 or 32",
+    ),
+    "a model that can't be traced": (
+        "build --device host --data photos --effort quick --model tests.own_nets:branching",
+        r"can't be traced at own_nets\.py:\d+",
+        r"must not depend on the values",
+    ),
+    "a budget of nothing": ("build --device host --size-mib 0", r"expected a number above zero", r"--help"),
+    "energy of a device that isn't there": (
+        "build --device raspberry-pi-4 --data photos --effort quick --energy-mj 1 --out no-energy-there",
+        r"--energy-mj needs measured energy, and device 'raspberry-pi-4' has none: there is no target",
+        r"Name one \(--target",
+    ),
+    # without a counter there is no data, and with one it is more than that
+    "energy that nothing tells or meets": (
+        "build --device host --data photos --effort quick --energy-mj 1e-9 --out no-energy",
+        r"--energy-mj needs measured energy, and device 'host' has no|no network of the space meets --energy-mj 1e-09",
+        r"Leave --energy-mj out|Ask for at least --energy-mj \d",
+    ),
+    "a budget for no device in particular": (
+        "build --device host --device raspberry-pi-4 --latency-ms 0.1",
+        r"--latency-ms 0\.1 doesn't say for which of the 2 devices it is",
+        r"--latency-ms host=MS --latency-ms raspberry-pi-4=MS",
+    ),
+    "a second device without a budget": (
+        "build --device host --device raspberry-pi-4 --latency-ms host=0.1",
+        r"device 'raspberry-pi-4' has no latency budget",
+        r"--latency-ms raspberry-pi-4=MS",
+    ),
+    "a budget for another device": (
+        "build --device host --latency-ms jetson-nano=3",
+        r"--latency-ms jetson-nano=3 is for a device that is not one of those asked for",
+        r"Those are: host\.",
+    ),
+    "a device twice": (
+        "build --device host --device host --latency-ms host=1",
+        r"--device host is given twice",
+        r"Give each device once",
+    ),
+    "two budgets for a device": (
+        "build --device host --latency-ms host=1 --latency-ms host=2",
+        r"--latency-ms is given twice for device 'host': 1 and 2",
+        r"Keep one",
+    ),
+    "a target for no device in particular": (
+        "build --device host --device raspberry-pi-4 --target local --latency-ms host=1 --latency-ms raspberry-pi-4=9",
+        r"--target local doesn't say for which of the 2 devices it is",
+        r"--target host=T --target raspberry-pi-4=T",
+    ),
+    "threads for several devices": (
+        "build --device host --device raspberry-pi-4 --threads 2 --latency-ms host=1 --latency-ms raspberry-pi-4=9",
+        r"--threads is for one device, and there are 2",
+        r"edgenas devices --new host",
+    ),
+    "a latency of a device that is no number": (
+        "build --device host --latency-ms host=fast",
+        r"number such as 0\.5, but got 'fast'",
+        r"--help",
+    ),
+    "a second device that is too slow": (
+        "build --device host --device raspberry-pi-4 --data photos --effort quick --out too-slow-there "
+        "--latency-ms host=5 --latency-ms raspberry-pi-4=0.01",
+        r"meets --latency-ms raspberry-pi-4=0\.01: the fastest one predicted takes \d[\d.]* ms \(fp32\) on raspberry-pi-4",
+        r"Ask for at least --latency-ms raspberry-pi-4=\d",
+    ),
+    "budgets that contradict each other": (
+        "build --device raspberry-pi-4 --data photos --effort quick --latency-ms 2.5 --params-m 0.0022 --out contradictory",
+        r"meets --params-m 0\.0022, --latency-ms 2\.5 together: where the others are met, the number of parameters is",
+        r"Give more room: --params-m \S+ or --latency-ms \d",
+    ),
+    "no such target": ("build --device host --data photos --target x", r"no target understands 'x'", r"local, ssh:"),
     "no device": ("build", r"Missing option '--device'", r"--help"),
+    "no such objective": ("build --device host --objective fun", r"'fun' is not one of 'accuracy', 'loss'", r"--help"),
     "no such effort": ("build --device host --effort little", r"'little' is not one of 'quick'", r"--help"),
     "no such command": ("biuld", r"No such command 'biuld'", r"--help"),
 }
@@ -84,6 +202,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
     write_images(folder / "one-class", ("cats",))
     (folder / "empty").mkdir()
     (folder / "a-file").write_text("not a folder")
+    (folder / "empty-choice.yaml").write_text("space: mobile\nheads: []\n")
+    (folder / "odd-widths.yaml").write_text("space: mobile\nstem_widths: [16, 20]\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
     def run(arguments: str) -> Run:
@@ -128,7 +248,7 @@ def test_bad_input_is_one_sentence_and_what_to_do(runs: dict[str, Run], name: st
     assert run.returncode == 2, run.stderr
     assert run.stdout == ""
     assert "Traceback" not in run.stderr
-    lines = [line for line in run.stderr.splitlines() if not re.match(r"  (Reading|Measuring) ", line)]
+    lines = [line for line in run.stderr.splitlines() if not re.match(r"  (Reading|Checking|Measuring|Budget:) ", line)]
     (said,) = (line for line in lines if re.match(r"error: |Error: ", line))
     assert re.search(sentence, said)
     assert re.search(advice, " ".join(line for line in lines if line != said))
@@ -136,13 +256,15 @@ def test_bad_input_is_one_sentence_and_what_to_do(runs: dict[str, Run], name: st
 
 
 def test_help_names_every_command_and_option(runs: dict[str, Run]) -> None:
-    for command in ("build", "devices", "profile", "report"):
+    for command in ("build", "search", "devices", "profile", "report"):
         assert re.search(rf"^  {command} +[A-Z]", runs["help"].stdout, re.MULTILINE)
     options = (
-        "--device --target --data --latency-ms --max-accuracy-drop --max-minutes --effort --threads --seed --out --json"
+        "--device --target --data --latency-ms --max-accuracy-drop --strategy --max-minutes --effort --threads --seed "
+        "--out --json"
     )
     for option in options.split():
         assert option in runs["build help"].stdout
+        assert (option in runs["search help"].stdout) == (option != "--max-accuracy-drop")
 
 
 def test_devices_are_listed_with_their_fast_precisions(runs: dict[str, Run]) -> None:

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from edgenas import device
-from edgenas.artifacts.device_spec import DeviceSpec
+from edgenas import cli, device
+from edgenas.artifacts.device_spec import DeviceSpec, GpuSpec
 from edgenas.errors import EdgenasError, InputError, TargetError
+from edgenas.report.devices import describe_all
 
+SHIPPED = (
+    "android-arm64",
+    "coral-edge-tpu",
+    "emulated-aarch64",
+    "host",
+    "jetson-nano",
+    "jetson-orin-nano",
+    "jetson-tx2",
+    "raspberry-pi-4",
+    "raspberry-pi-5",
+    "x86-64-avx2",
+    "x86-64-avx512-vnni",
+)
+# Where a figure may come from when no page says it: whoever measured it, or nowhere.
+OWN_SOURCES = ("edgenas's own ", "detected ", "/proc/cpuinfo of the machine", "the definition of this device")
+FLAVOURS = {"onnxruntime": "ort", "tensorrt": "trt"}
 PROBE: dict[str, Any] = {
     "machine": "x86_64",
     "cpu_name": "A processor",
@@ -38,10 +58,11 @@ def host_text() -> str:
 
 
 def test_names_are_the_shipped_devices_and_the_users_own(home: Path) -> None:
-    assert device.names() == ["host", "jetson-nano", "raspberry-pi-4", "x86-64-avx512-vnni"]
+    assert device.names() == [*SHIPPED]
     (home / "my-board.yaml").write_text(host_text().replace("id: host", "id: my-board"), encoding="utf-8")
-    assert device.names() == ["host", "jetson-nano", "my-board", "raspberry-pi-4", "x86-64-avx512-vnni"]
+    assert device.names() == sorted([*SHIPPED, "my-board"])
     assert device.load("my-board").id == "my-board"
+    assert (device.is_own("my-board"), device.is_own("host")) == (True, False)
 
 
 def test_the_users_own_file_wins(home: Path) -> None:
@@ -49,14 +70,72 @@ def test_the_users_own_file_wins(home: Path) -> None:
     assert device.load("host").name == "My machine"
 
 
-@pytest.mark.parametrize("name", ["host", "jetson-nano", "raspberry-pi-4", "x86-64-avx512-vnni"])
-def test_every_shipped_device_survives_json_and_names_its_sources(name: str) -> None:
-    spec = device.load(name)
-    assert DeviceSpec.model_validate_json(spec.model_dump_json()) == spec
-    data = spec.model_dump()
-    sections = [data["cpu"], data["peaks"], data["rules"], *data["facts"], *data["runtimes"].values()]
-    sections += [precision for runtime in data["runtimes"].values() for precision in runtime["precisions"].values()]
-    assert all(len(section["source"]) > 10 for section in sections)
+def sections(data: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a device's description that names its source."""
+    if isinstance(data, dict):
+        if "source" in data:
+            yield data
+        data = list(data.values())
+    if isinstance(data, list | tuple):
+        for inner in data:
+            yield from sections(inner)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+class TestEveryShippedDevice:
+    def test_survives_json(self, name: str) -> None:
+        spec = device.load(name)
+        assert DeviceSpec.model_validate_json(spec.model_dump_json()) == spec
+
+    def test_names_a_page_or_who_measured_as_every_source(self, name: str) -> None:
+        spec = device.load(name)
+        for section in sections(spec.model_dump()):
+            source = section["source"]
+            figures = [value for key, value in section.items() if key != "source" and value is not None]
+            assert "https://" in source or source.startswith(OWN_SOURCES) or not figures, f"{name}: {source}"
+
+    def test_runs_runtimes_that_there_are_with_their_flavour(self, name: str) -> None:
+        spec = device.load(name)
+        if spec.predict_only is None:
+            assert {key: runtime.qdq_flavour for key, runtime in spec.runtimes.items()} == {
+                key: FLAVOURS[key] for key in spec.runtimes
+            }
+        assert (spec.gpu is not None) == ("tensorrt" in spec.runtimes), "TensorRT needs a GPU; nothing else uses one"
+
+    def test_reads_the_ir_version_of_its_opset(self, name: str) -> None:
+        """By the table in https://github.com/onnx/onnx/blob/main/docs/Versioning.md, which the onnx package holds."""
+        from onnx.helper import VERSION_TABLE
+
+        spec = device.load(name)
+        for runtime in spec.runtimes.values():
+            if runtime.opset_max is None:
+                assert spec.predict_only is not None
+                continue
+            least = min(ir for _, ir, opset, *_ in VERSION_TABLE if opset == runtime.opset_max)
+            assert runtime.ir_version_max is not None
+            assert runtime.ir_version_max >= least
+            assert "hard_swish" not in spec.rules.activations or runtime.opset_max >= 14, "HardSwish came with opset 14"
+
+    def test_has_fast_precisions_and_int8_only_where_the_hardware_has_it(self, name: str) -> None:
+        spec = device.load(name)
+        for key, runtime in spec.runtimes.items():
+            fast = spec.fast_precisions(key)
+            assert fast
+            if key == "tensorrt":
+                assert isinstance(spec.gpu, GpuSpec)
+                major, minor = map(int, spec.gpu.compute_capability.split("."))
+                # https://www.mathworks.com/help/gpucoder/ref/datatypetensorrt.html
+                assert ("int8" in fast) == (major >= 7 or (major, minor) == (6, 1))
+                assert runtime.int8_weight_bits == 8
+
+    def test_is_complete_or_completed_by_a_probe(self, name: str) -> None:
+        spec = device.load(name)
+        machine = "aarch64" if spec.cpu.arch == "aarch64" or "aarch64" in name else "x86_64"
+        probe = PROBE | {"machine": machine, "runtime_versions": dict.fromkeys(spec.runtimes, "1.2.3")}
+        found = device.resolve(spec, probe)
+        assert not found.is_detected
+        if found.cpu.arch == "aarch64":
+            assert {found.weight_bits(key) for key in found.runtimes} == {8}
 
 
 def test_what_the_devices_are_known_for() -> None:
@@ -69,6 +148,36 @@ def test_what_the_devices_are_known_for() -> None:
     assert pi.weight_bits() == 8
     assert (host.target, host.is_detected) == ("local", True)
     assert "int8" in host.fast_precisions()
+    avx2, tx2, orin = (device.load(name) for name in ("x86-64-avx2", "jetson-tx2", "jetson-orin-nano"))
+    assert avx2.weight_bits() == 7
+    assert (tx2.fast_precisions(), tx2.runtime().canonical_form) == (("fp32", "fp16"), "reachable")
+    assert "int8" in orin.fast_precisions()
+    assert {"asimddp"} <= set(device.load("raspberry-pi-5").cpu.isa) - set(pi.cpu.isa), "SDOT"
+    emulated = device.load("emulated-aarch64")
+    assert (emulated.target, emulated.runtime().version) == ("emulated:aarch64", "1.27.0")
+    assert "never an ARM board's" in emulated.summary
+
+
+def test_what_can_only_be_predicted_for_is_refused_before_anything_is_measured() -> None:
+    from edgenas.pipeline.context import opened_machine
+
+    device.load("host").refuse_if_predict_only()
+    with (
+        pytest.raises(
+            InputError, match=r"nothing can be measured on device 'coral-edge-tpu': its runtime takes .*TensorFlow Lite"
+        ),
+        opened_machine("coral-edge-tpu", "local", None),
+    ):
+        raise AssertionError("it was opened")
+
+
+def test_only_predict_only_devices_may_leave_the_opset_open(home: Path) -> None:
+    text = host_text().replace("opset_max: 21", "opset_max: null")
+    (home / "host.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"runtimes\.onnxruntime must say opset_max and ir_version_max"):
+        device.load("host")
+    (home / "host.yaml").write_text(text + "\npredict_only: it is in orbit\n", encoding="utf-8")
+    assert device.load("host").predict_only == "it is in orbit"
 
 
 def test_a_device_cannot_be_changed() -> None:
@@ -86,7 +195,8 @@ def test_an_unknown_device_is_refused_with_the_nearest_name_and_the_list() -> No
         device.load("jetson-nanu")
     assert error.value.message == "there is no device called 'jetson-nanu'"
     assert "Did you mean 'jetson-nano'?" in error.value.hint
-    assert "host, jetson-nano, raspberry-pi-4" in error.value.hint
+    assert ", ".join(SHIPPED) in error.value.hint
+    assert "edgenas devices --new ID" in error.value.hint
     with pytest.raises(InputError, match="no device called 'nosuch'"):
         device.load("nosuch")
     with pytest.raises(InputError, match="no device called"):
@@ -233,3 +343,123 @@ def test_a_field_that_cannot_be_detected_is_refused_when_loaded(home: Path) -> N
 def test_shipped_files_are_plain_data() -> None:
     for path in device.shipped("devices").glob("*.yaml"):
         json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def keys_of(model: type[BaseModel]) -> set[str]:
+    """The names of all fields of a model and of the models inside it."""
+    keys = set()
+    for name, field in model.model_fields.items():
+        keys.add(name)
+        for inner in re.findall(r"device_spec\.(\w+)", repr(field.annotation)):
+            kind = getattr(sys.modules[DeviceSpec.__module__], inner, None)
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys |= keys_of(kind)
+    return keys
+
+
+@pytest.mark.parametrize("name", ["my-board", "a", "7", "no", "null", "1e5"])
+def test_a_new_device_is_valid_as_it_is(home: Path, name: str) -> None:
+    path = device.create(name)
+    assert path == home / f"{name}.yaml"
+    spec = device.load(name)
+    assert (spec.id, spec.name, spec.target) == (name, name, "local")
+    assert device.resolve(spec, PROBE).weight_bits() == 7
+    assert name in device.names()
+
+
+def test_the_template_has_every_key(home: Path) -> None:
+    text = device.create("my-board").read_text(encoding="utf-8")
+    keys = keys_of(DeviceSpec)
+    assert {"predict_only", "fast", "compute_capability", "what"} <= keys
+    missing = {key for key in keys if re.search(rf"^[ #-]*{key}: ?", text, re.MULTILINE) is None}
+    assert not missing
+    assert "MY-DEVICE" not in text
+
+
+def test_a_new_device_of_a_shipped_name_is_a_copy_that_wins(home: Path) -> None:
+    path = device.create("jetson-nano")
+    assert path.read_text(encoding="utf-8") == (device.shipped("devices") / path.name).read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("name: NVIDIA", "name: My NVIDIA"), encoding="utf-8")
+    assert device.load("jetson-nano").name.startswith("My NVIDIA")
+
+
+@pytest.mark.parametrize("name", ["", "My_Board", "-a", "a--b", "a/b", "../a", "a.yaml", "a\n", "ä"])
+def test_a_new_device_of_no_possible_name_is_refused(home: Path, name: str) -> None:
+    with pytest.raises(InputError, match="can't be a device's id: expected lower-case letters"):
+        device.create(name)
+    assert not list(home.iterdir())
+
+
+def test_a_new_device_replaces_nothing(home: Path) -> None:
+    path = home / "my-board.yaml"
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=r"my-board\.yaml is there already"):
+        device.create("my-board")
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_user_folder_that_can_not_be_made_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.setenv("EDGENAS_HOME", str(tmp_path / "a-file"))
+    with pytest.raises(InputError, match=r"my-board\.yaml can't be written: .*\nEDGENAS_HOME names another"):
+        device.create("my-board")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, arguments: str) -> int:
+    """`edgenas ARGUMENTS` in this process: its exit code."""
+    monkeypatch.setattr(sys, "argv", ["edgenas", *arguments.split()])
+    try:
+        cli.main()
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+def test_the_command_writes_a_file_shows_it_and_refuses_a_second(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "devices --new my-board") == 0
+    said = capsys.readouterr()
+    assert said.out == f"{home / 'my-board.yaml'}\n", "the path alone, for a script"
+    assert "edgenas devices my-board" in said.err
+    assert run(monkeypatch, "devices my-board") == 0
+    assert "my-board: my-board (your own file)" in capsys.readouterr().out
+    assert run(monkeypatch, "devices --new my-board") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert run(monkeypatch, "devices --new My_Board") == 2
+    assert "can't be a device's id" in capsys.readouterr().err
+    assert run(monkeypatch, "devices host --new other") == 2
+    assert "--new stands alone" in capsys.readouterr().err
+    assert [path.name for path in home.iterdir()] == ["my-board.yaml"]
+
+
+def test_the_command_says_line_and_key_of_what_a_user_broke(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = device.create("my-board")
+    lines = path.read_text(encoding="utf-8").replace("opset_max: 21", "opset_max: twenty").splitlines()
+    path.write_text("\n".join(lines), encoding="utf-8")
+    row = next(number for number, line in enumerate(lines, 1) if "opset_max: twenty" in line)
+    assert run(monkeypatch, "devices my-board") == 2
+    assert f"{path}, line {row}, runtimes.onnxruntime.opset_max: " in capsys.readouterr().err
+
+
+def test_the_list_says_which_devices_are_the_users_and_which_can_not_be_measured(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.create("my-board")
+    assert run(monkeypatch, "devices") == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows.keys() == {"ID", "my-board", *SHIPPED}
+    assert "(yours)" in rows["my-board"]
+    assert "edgetpu (int8); predict only" in rows["coral-edge-tpu"]
+    assert all(len(row) <= 160 for row in rows.values())
+
+
+def test_one_broken_file_does_not_hide_the_other_devices(home: Path) -> None:
+    path = device.create("my-board")
+    path.write_text(path.read_text(encoding="utf-8").replace("threads: 1", "threads: none"), encoding="utf-8")
+    lines = describe_all(as_json=False).splitlines()
+    assert any(line.startswith("jetson-nano ") for line in lines)
+    assert re.search(r"^my-board  can't be read: .*my-board\.yaml, line \d+, threads: ", lines[-1])
+    assert json.loads(describe_all(as_json=True))[-1].keys() == {"id", "error"}

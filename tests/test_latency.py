@@ -1,66 +1,35 @@
-"""From measured networks to predicted ones: records on disk, the table, profiling for real, and the predictor."""
+"""From measured networks to predicted ones: records on disk, the table, and the predictor."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenas.artifacts.kernel import PRECISIONS, Kernel, Precision
+from edgenas.artifacts.kernel import PRECISIONS, Kernel
 from edgenas.artifacts.latency_estimate import Source
 from edgenas.artifacts.measurement import Measurement, Provenance
 from edgenas.errors import InputError
 from edgenas.latency import predictor as predictors
 from edgenas.latency import records, table
 from edgenas.latency.kernel_model import MIN_FOR_PROCESS, KernelModel
-from edgenas.latency.predictor import LatencyPredictor
-from edgenas.latency.profile import PlannedNetwork, ProfilePlan, plan_networks, profile
+from edgenas.latency.predictor import LEAST_SHARE, Affine, LatencyPredictor
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.latency.space_predictor import SpacePredictor
-from edgenas.latency.table import KernelTime, LatencyTable, TableMeta
-from edgenas.measure import Bench
-from edgenas.network.fuse import fuse
+from edgenas.latency.table import KernelTime, LatencyTable
 from edgenas.network.graph import Network
-from edgenas.onnxio.write import Weights
-from edgenas.runtimes.runtime import Runtime, load_runtime
-from edgenas.spaces.mobile import MobileSpace, Stage
 from edgenas.spaces.space import Subnet
 from edgenas.stats import quiet_chunks
-from edgenas.targets.target import open_target
-
-RUNTIME = load_runtime("onnxruntime")
-ISA = ("avx2", "avx512f")
-SPACE = MobileSpace(
-    channels=1,
-    classes=3,
-    resolutions_px=(12,),
-    stem_widths=(8, 16),
-    downsampling=((1, 2, 1), (2, 1, 2)),
-    stages=(Stage(depths=(1, 2), widths=(8, 16)), Stage(depths=(1, 3), widths=(16, 24))),
-)
-QUIET_MS = 0.1
-META = TableMeta("host", "onnxruntime", "1.2", "int8", 1, SPACE.id, QUIET_MS, {"cpu_name": "é", "load": None}, ("a",))
-
-
-def kernels_of(network: Network, precision: Precision = "int8") -> tuple[Kernel, ...]:
-    return tuple(fused.kernel for fused in fuse(network, RUNTIME.fusion(precision, ISA), precision))
-
-
-def subnets(count: int, seed: int = 0) -> list[Subnet]:
-    rng = np.random.default_rng(seed)
-    return [SPACE.sample(rng) for _ in range(count)]
-
+from tests.tiny_space import ISA, META, QUIET_MS, RUNTIME, SPACE, kernels_of, subnets
 
 SHAPES = st.lists(st.integers(1, 2048), min_size=1, max_size=3).map(tuple)
 PAIRS = st.tuples(st.integers(0, 11), st.integers(0, 11))
@@ -99,6 +68,26 @@ class TestKernel:
         del row[column]
         with pytest.raises(InputError, match=f"column '{column}' holds None"):
             Kernel.from_row(row)
+
+
+class TestMeasurement:
+    def test_halves_that_agree_say_so_and_halves_that_do_not_too(self) -> None:
+        quiet = Measurement((100,) * 8, (100,) * 8, (50,) * 8, chunk=2)
+        assert quiet.disagreement == 0
+        slowed = replace(quiet, cpu_ns=(100,) * 4 + (125,) * 4)
+        assert slowed.disagreement == pytest.approx(0.2)
+        both = replace(slowed, reference_cpu_ns=(40,) * 4 + (50,) * 4)
+        assert both.disagreement == pytest.approx(0), "the reference was slowed alike"
+        assert replace(quiet, cpu_ns=(100,) * 2, reference_cpu_ns=(50,) * 2).disagreement == 0, (
+            "one chunk has no halves"
+        )
+
+    @given(st.integers(100, 10**7), st.floats(0.5, 4))
+    def test_a_slow_machine_is_taken_out_of_a_median_and_a_fast_one_is_not(self, ns: int, slowness: float) -> None:
+        quiet = Measurement((ns,) * 8, (ns,) * 8, (10**6,) * 8, chunk=2)
+        slowed = Measurement((round(ns * slowness),) * 8, (ns,) * 8, (round(10**6 * slowness),) * 8, chunk=2)
+        expected = quiet.p50_ms * min(1.0, slowness)
+        assert slowed.quiet_p50_ms(quiet.reference_ms) == pytest.approx(expected, rel=0.01)
 
 
 class TestRecords:
@@ -239,148 +228,6 @@ class TestTable:
             path.write_bytes(content)
         with pytest.raises(InputError, match=r"t1\.csv"):
             table.load(saved)
-
-
-PLAN = ProfilePlan(covering=2, odd=1, held_out=1, seed=4)
-
-
-def as_lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines(keepends=True)
-
-
-def names_and_precisions(path: Path) -> list[tuple[str, str]]:
-    return [(found.name, found.precision) for found in records.read(path)]
-
-
-@dataclass
-class Refusing:
-    """ONNX Runtime, but the file of one network is none that it can load."""
-
-    runtime: Runtime
-    refused: Network
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.runtime, name)
-
-    def fp32_model(self, network: Network, weights: Weights) -> onnx.ModelProto:
-        model = self.runtime.fp32_model(network, weights)
-        if network == self.refused:
-            model.graph.node[0].op_type = "Deconvolve"
-        return model
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    target = open_target("local")
-    yield Bench(target, RUNTIME)
-    target.close()
-
-
-@pytest.fixture(scope="module")
-def measured(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("profile") / "records.jsonl"
-    profile(SPACE, bench, PLAN, 7, path)
-    return path
-
-
-class TestProfile:
-    @pytest.fixture
-    def path(self, measured: Path, tmp_path: Path) -> Path:
-        """A copy to spoil."""
-        return Path(shutil.copy(measured, tmp_path))
-
-    def test_each_network_is_measured_in_each_precision(self, measured: Path) -> None:
-        found = records.read(measured)
-        kinds = [(each.name.split("/")[0], each.precision) for each in found]
-        assert sorted(kinds) == sorted(
-            (kind, p) for kind in ("held-out", "space", "space", "odd") for p in ("fp32", "int8")
-        )
-        for each in found:
-            assert each.error is None
-            assert each.whole is not None
-            assert len(each.whole.samples_ns) == len(each.whole.cpu_ns) == len(each.whole.reference_cpu_ns) > 0
-            assert {kernel.precision for kernel in each.kernels} == {each.precision}
-            assert len(each.kernel_us) == len(each.kernels) > 3
-            if each.name.startswith("held-out/"):
-                assert set(each.kernel_us) == {None}
-            else:
-                assert {len(us) for us in each.kernel_us if us is not None} == {len(each.reference_cpu_ns)}
-                assert None not in each.kernel_us
-
-    def test_a_second_call_measures_nothing(self, bench: Bench, measured: Path) -> None:
-        before = measured.read_bytes()
-        again = profile(SPACE, bench, PLAN, 7, measured)
-        assert measured.read_bytes() == before
-        assert again == records.read(measured)
-
-    def test_after_a_kill_between_networks_only_the_missing_are_measured(self, bench: Bench, path: Path) -> None:
-        everything, kept = names_and_precisions(path), as_lines(path)[:2]
-        path.write_bytes(b"".join(kept) + as_lines(path)[2][:100])
-        seen: list[tuple[int, int, str]] = []
-        found = profile(SPACE, bench, PLAN, 7, path, lambda *progress: seen.append(progress))
-        assert as_lines(path)[:2] == kept
-        assert names_and_precisions(path) == everything
-        assert found == records.read(path)
-        assert [done for done, _, _ in seen] == [0, 1, 2, 3, 4]
-        assert {total for _, total, _ in seen} == {4}
-
-    def test_after_a_kill_between_precisions_the_other_is_measured(self, bench: Bench, path: Path) -> None:
-        everything = names_and_precisions(path)
-        path.write_bytes(as_lines(path)[0] + as_lines(path)[1][:100])
-        profile(SPACE, bench, PLAN, 7, path)
-        assert sorted(names_and_precisions(path)) == sorted(everything)
-
-    def test_a_model_that_the_runtime_refuses_is_recorded(self, bench: Bench, tmp_path: Path) -> None:
-        plan, path = ProfilePlan(covering=1, odd=0, held_out=1), tmp_path / "records.jsonl"
-        bad = next(plan_networks(SPACE, plan, lambda network: set()))
-        refusing: Any = Refusing(RUNTIME, bad.network)
-        found = profile(SPACE, Bench(bench.target, refusing), plan, 7, path)
-        failed = [each for each in found if each.error]
-        assert [(each.name, each.precision) for each in failed] == [(bad.name, "fp32"), (bad.name, "int8")]
-        assert all("refused" in str(each.error) and each.whole is None and not each.kernels for each in failed)
-        good = [each for each in found if not each.error]
-        assert len(good) == 2
-        assert all(each.whole and each.kernels for each in good)
-        before = path.read_bytes()
-        profile(SPACE, Bench(bench.target, refusing), plan, 7, path)
-        assert path.read_bytes() == before, "what failed is not tried again and again"
-
-    def test_a_table_and_a_predictor_come_of_it(self, measured: Path) -> None:
-        found = records.read(measured)
-        for precision in RUNTIME.PRECISIONS:
-            made = table.from_records(replace(META, precision=precision), found)
-            profiled = [each for each in found if each.precision == precision and not each.name.startswith("held-out/")]
-            assert made.times.keys() == {kernel for each in profiled for kernel in each.kernels}
-            assert all(time.mean_ms >= 0 and time.n > 0 for time in made.times.values())
-            made = table.from_records(made.meta, profiled)
-            predictor = predictors.fit(made, RUNTIME.fusion(precision, ISA))
-            assert len(predictor.samples) == len(profiled) == 3
-            assert all(predictor.affine.apply(np.array([sample.terms])) > 0 for sample in predictor.samples)
-
-
-class TestPlan:
-    def test_it_is_the_same_every_time_and_names_no_network_twice(self) -> None:
-        plan = ProfilePlan(covering=6, odd=4, held_out=5, seed=1)
-        first, again = (list(plan_networks(SPACE, plan, lambda n: set(kernels_of(n)))) for _ in range(2))
-        assert first == again
-        assert len({planned.name.split("/")[1] for planned in first}) == len(first)
-        assert [planned.name.split("/")[0] for planned in first].count("odd") == 4
-        assert [planned.held_out for planned in first] == [True] * 5 + [False] * 10
-
-    def test_held_out_networks_do_not_depend_on_how_many_are_profiled(self) -> None:
-        def held_out(covering: int) -> list[PlannedNetwork]:
-            plan = ProfilePlan(covering=covering, odd=0, held_out=3)
-            return [p for p in plan_networks(SPACE, plan, lambda n: set(kernels_of(n))) if p.held_out]
-
-        assert held_out(1) == held_out(4)
-
-    def test_it_covers_more_kernels_than_chance(self) -> None:
-        plan = ProfilePlan(covering=8, odd=0, held_out=0, seed=2)
-        covered = {k for p in plan_networks(SPACE, plan, lambda n: set(kernels_of(n))) for k in kernels_of(p.network)}
-        by_chance = [
-            len({k for subnet in subnets(8, seed) for k in kernels_of(SPACE.network(subnet))}) for seed in range(10)
-        ]
-        assert len(covered) > max(by_chance)
 
 
 def kernel_ms(kernel: Kernel) -> float:
@@ -572,3 +419,13 @@ def _twice_as_slow(whole: Measurement) -> Measurement:
         name: tuple(2 * ns for ns in getattr(whole, name)) for name in ("samples_ns", "cpu_ns", "reference_cpu_ns")
     }
     return replace(whole, **doubled)
+
+
+@given(st.floats(0.01, 10), st.floats(-5, 0), st.floats(-20, 0), st.floats(0.1, 100))
+def test_no_network_takes_nothing_and_a_factor_stays_one(a: float, b: float, c: float, factor: float) -> None:
+    """Far outside of what was fitted the sum may be negative: a share of the kernels' time is left, and scales with the rest."""
+    terms = np.array([[0.3, 5.0, 0.1, 0.0], [2.0, 40.0, 1.0, 0.5]])
+    ms = Affine(a, b, c, 0.0, 0.0, 1.0, (0.1, 1.0)).apply(terms)
+    assert (ms >= LEAST_SHARE * a * terms[:, 0]).all()
+    scaled = Affine(factor * a, factor * b, factor * c, 0.0, 0.0, 1.0, (0.1, 1.0)).apply(terms)
+    assert scaled == pytest.approx(factor * ms)

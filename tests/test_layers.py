@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgenas"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors"),
-    ("artifacts", "stats", "store", "progress"),
+    ("artifacts", "stats", "store", "progress", "user_code", "executors", "yaml_file"),
     ("network", "device", "data", "pareto"),
     ("spaces", "onnxio", "nets"),
     ("targets",),
@@ -25,10 +25,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bundle",),
     ("report",),
     ("pipeline", "doctor"),
+    ("cli_options",),
     ("cli",),
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
-SLOW_TO_IMPORT = ("numpy", "torch", "onnx", "onnxruntime", "nncf")
+SLOW_TO_IMPORT = ("numpy", "torch", "onnx", "onnxruntime", "nncf", "ray")
 
 
 def unit_of(path: Path, package: Path) -> str:
@@ -126,7 +127,9 @@ def test_help_imports_nothing_that_is_slow() -> None:
 
 
 def on_device_files() -> list[Path]:
-    return sorted({*PACKAGE.rglob("agent.py"), *PACKAGE.rglob("*_agent.py")})
+    along = ("runtimes/trtexec.py", "runtimes/onnxruntime_profile.py", "bundle/device_script.py")
+    modules = [PACKAGE / name for name in along]
+    return sorted({*(PACKAGE / "targets" / "on_device").glob("*.py"), *PACKAGE.rglob("*_agent.py"), *modules})
 
 
 def test_on_device_files_import_the_standard_library_alone() -> None:
@@ -135,13 +138,21 @@ def test_on_device_files_import_the_standard_library_alone() -> None:
         for node in at_module_level(ast.parse(path.read_text(encoding="utf-8"), str(path))):
             relative = isinstance(node, ast.ImportFrom) and node.level > 0
             named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            foreign = [name for name in named if relative or name.split(".")[0] not in sys.stdlib_module_names]
+            known = {*sys.stdlib_module_names, *(each.stem for each in on_device_files()), "part"}  # sent along
+            foreign = [name for name in named if relative or name.split(".")[0] not in known]
             assert not foreign, f"{path}:{node.lineno} imports {foreign}, which a device need not have"
 
 
-def test_on_device_files_are_python_3_6() -> None:
+def test_on_device_files_are_python_3_6(tmp_path: Path) -> None:
+    """By vermin, which knows when each function and argument of the standard library came."""
+    copies = []
     for path in on_device_files():
-        ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 6))
+        copies.append(tmp_path / f"{path.parent.name}_{path.name}")
+        copies[-1].write_bytes(path.read_bytes())
+    vermin = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", *map(str, copies)]
+    found = subprocess.run(vermin, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert len(copies) >= 9
 
 
 def at_module_level(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:

@@ -16,11 +16,14 @@ from edgenas.network.costs import activation_peak_bytes, macs, node_macs, params
 from edgenas.network.fuse import FusedKernel, FusionRules, fuse
 from edgenas.network.graph import Network, Node
 from edgenas.onnxio.random_weights import random_weights
+from edgenas.onnxio.read import read as read_onnx
 from edgenas.onnxio.write import to_onnx
 from edgenas.spaces.mobile import for_data
+from tests.odd_models import ALL as ODD
 
 SPACES = (for_data(28, 1, 10), for_data(32, 3, 10), for_data(96, 3, 10))
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
 WITH_ADD = FusionRules(
     conv_add=("Add",),
     activations_after={"Conv": ("Relu",), "Add": ("Relu",), "Gemm": ("Relu",)},
@@ -105,6 +108,27 @@ class TestCosts:
         assert activation_peak_bytes(network, 4) == 4 * peak
         largest = max(_size(node.shape) for node in network.nodes)
         assert largest < peak <= sum(_size(node.shape) for node in network.nodes) + _size(network.input_shape)
+
+    @pytest.mark.parametrize(
+        ("name", "by_hand"),
+        [
+            # a 3x3 convolution of 3 to 8 channels on 32x32, then each of those values is spread by 3x3 into 4 channels
+            ("conv_transpose_output_padding", 8 * 32 * 32 * (3 * 9 + 4 * 9)),
+            ("matmul_of_tensors", None),
+            ("lstm", None),
+        ],
+    )
+    def test_whatever_multiplies_counts(self, name: str, by_hand: int | None) -> None:
+        found = macs(read_onnx(ODD[name]()))
+        assert found > 0
+        assert by_hand in (None, found)
+
+    def test_a_recurrent_layer_uses_its_weights_once_a_step(self) -> None:
+        steps, features, hidden = 5, 3, 4
+        weights = (("constants", ((1, 4 * hidden, features), (1, 4 * hidden, hidden), (1, 8 * hidden))),)
+        node = Node("y", "LSTM", ("x",), (steps, 1, 1, hidden), weights)
+        network = Network((("x", (steps, 1, features)),), (node,), ("y",))
+        assert macs(network) == steps * 4 * hidden * (features + hidden)
 
 
 class TestNetwork:

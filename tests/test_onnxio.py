@@ -14,14 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgenas.errors import InputError
+from edgenas.errors import EdgenasError, InputError
+from edgenas.measure import untrained
 from edgenas.nets.module import NetworkModule
 from edgenas.network.builder import INPUT, Builder
 from edgenas.network.graph import Network, Node
+from edgenas.onnxio.batch import with_batch
 from edgenas.onnxio.qdq import ActivationQuantization, quantize_weights, to_qdq
 from edgenas.onnxio.random_weights import random_ranges, random_weights
 from edgenas.onnxio.read import read, read_model, read_weights
+from edgenas.onnxio.size import file_bytes
 from edgenas.onnxio.write import to_onnx
+from edgenas.runtimes.runtime import load_runtime
 from edgenas.spaces.mobile import for_data
 from tests.odd_models import ALL as ODD
 from tests.odd_models import ORT_REFUSES
@@ -392,3 +396,36 @@ def _refused(model: onnx.ModelProto, expected: str) -> None:
     with pytest.raises(InputError, match=expected) as error:
         read(model)
     assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_larger_batch_computes_the_same(seed: int) -> None:
+    space = for_data(28, 3, 10)
+    network = space.network(space.sample(np.random.default_rng(seed)))
+    model = to_onnx(network, random_weights(network, seed))
+    images = np.random.default_rng(seed).standard_normal((6, *network.input_shape[1:]), np.float32)
+    one, many = (
+        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"])
+        for each in (model, with_batch(model, 6))
+    )
+    expected = np.concatenate([one.run(None, {network.input_name: image[None]})[0] for image in images])
+    assert np.allclose(many.run(None, {network.input_name: images})[0], expected, atol=1e-4)
+
+
+def test_a_batch_that_is_there_already_is_not_changed() -> None:
+    space = for_data(28, 3, 10)
+    network = space.network(space.largest())
+    model = with_batch(to_onnx(network, random_weights(network)), 3)
+    with pytest.raises(EdgenasError, match="expected to have a batch of 1, but has 3"):
+        with_batch(model, 5)
+
+
+@pytest.mark.parametrize(("resolution_px", "channels"), [(28, 1), (64, 3)])
+def test_the_size_of_a_file_is_known_before_it_is_written(resolution_px: int, channels: int) -> None:
+    space, runtime = for_data(resolution_px, channels, 10), load_runtime("onnxruntime")
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        network = space.network(space.sample(rng))
+        for precision, tolerance in (("fp32", 0.005), ("int8", 0.03)):
+            written = len(untrained(runtime, network, precision, 8).SerializeToString())  # type: ignore[arg-type]
+            assert file_bytes(network, precision) == pytest.approx(written, rel=tolerance)  # type: ignore[arg-type]

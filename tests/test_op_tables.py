@@ -1,4 +1,4 @@
-"""Tables of operations that others measured: read into kernels, refused with the line, benchmarked; corrections of whole networks."""
+"""Tables of operations that others measured: read into kernels, refused with the line, and benchmarked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenas.artifacts.kernel import Kernel
 from edgenas.errors import InputError
-from edgenas.latency import correction
 from edgenas.latency.op_tables import kernel_of, read_networks_ms, read_operations
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,59 +198,6 @@ class TestReading:
         ]:
             with pytest.raises(InputError, match=said):
                 read_networks_ms(table(tmp_path / "n.csv", rows, columns), "a")
-
-
-def made_up(count: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    parts = rng.lognormal(0, 0.7, (count, 4))
-    kernels = rng.integers(10, 100, count).astype(float)
-    return np.column_stack([parts.sum(axis=1), parts[:, :3], kernels, np.ones(count)])
-
-
-class TestCorrection:
-    def test_terms_add_up_over_the_parts_of_a_network(self) -> None:
-        kernels = [kernel_of("CONV_2D", CONV, []), Kernel("Gemm", (8,), (3,)), Kernel("Concat", (8, 3, 3), (9, 3, 3))]
-        whole = correction.terms(kernels, [1.0, 2.0, 4.0])
-        parts = [correction.terms(kernels[:1], [1.0]), correction.terms(kernels[1:], [2.0, 4.0])]
-        assert whole == [7, 0, 2, 4, 3, 1]
-        assert whole[:-1] == [a + b for a, b in zip(*(part[:-1] for part in parts), strict=True)]
-
-    def test_an_affine_device_is_recovered(self) -> None:
-        terms = made_up(40)
-        measured = 1.2 * terms[:, 0] + 0.01 * terms[:, 4] + 0.8
-        found = correction.fit(terms, measured)
-        assert np.allclose(
-            found.latency_ms(made_up(20, 1)), 1.2 * made_up(20, 1)[:, 0] + 0.01 * made_up(20, 1)[:, 4] + 0.8, rtol=0.01
-        )
-        assert max(map(abs, found.left_out)) < 0.01
-
-    def test_kinds_that_take_longer_inside_are_found(self) -> None:
-        terms, unseen = made_up(70), made_up(50, 1)
-        truth = np.array([1.0, 0.0, 0.9, -0.4, 0.0, 0.5])
-        found = correction.fit(terms, terms @ truth)
-        assert found.freedom > 0
-        assert np.abs(found.latency_ms(unseen) / (unseen @ truth) - 1).mean() < 0.03
-
-    def test_networks_timed_on_a_busy_device_hardly_count(self) -> None:
-        terms = made_up(30)
-        measured = 1.2 * terms[:, 0] + 0.8
-        measured[:2] *= 3
-        found = correction.fit(terms, measured).latency_ms(terms[2:])
-        assert np.allclose(found, measured[2:], rtol=0.05)
-
-    @settings(max_examples=50)
-    @given(count=st.integers(1, 5), seed=st.integers(0, 50), slope=st.floats(0.5, 3))
-    def test_few_networks_give_a_sane_answer(self, count: int, seed: int, slope: float) -> None:
-        terms = made_up(count, seed)
-        found = correction.fit(terms, slope * terms[:, 0])
-        assert found.freedom == 0
-        assert np.allclose(found.latency_ms(terms), slope * terms[:, 0], rtol=0.1)
-        assert (found.latency_ms(made_up(20, seed + 1)) > 0).all()
-
-    def test_what_makes_no_sense_is_refused(self) -> None:
-        for measured in (np.array([1.0]), np.array([1.0, 0.0]), np.array([])):
-            with pytest.raises(ValueError, match="latencies > 0"):
-                correction.fit(made_up(2), measured)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_build import write_photos
+
 pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,30 +137,40 @@ def test_the_command_lists_devices_from_an_empty_folder(installed: Installed) ->
     assert "raspberry-pi-4" in said
 
 
+def test_the_command_starts_a_device_of_the_users_own(installed: Installed) -> None:
+    said = installed.run(installed.python.parent / "edgenas", "devices", "--new", "my-board")
+    assert Path(said.strip()) == installed.empty / "home" / "devices" / "my-board.yaml"
+    assert "my-board: my-board" in installed.run(installed.python.parent / "edgenas", "devices", "my-board")
+
+
 TINY_BUILD = """
 import json
 from pathlib import Path
 
+from edgenas import data, device
 from edgenas.latency.profile import ProfilePlan
-from edgenas.nets.training import Recipe
+from edgenas.nets.recipe import Recipe
 from edgenas.pipeline.build import build
-from edgenas.pipeline.request import BuildRequest, Effort
+from edgenas.pipeline.request import BuildRequest, Effort, Rung
 from edgenas.progress import Progress
-from edgenas.search.evolution import SearchRule
+from edgenas.search.strategy import SearchRule
 
-once = Recipe(epochs=1, batch_size=512)
-rule = SearchRule(explored=6, neighbours=4, start=4, population=4, evaluations=8, patience=1)
-effort = Effort(ProfilePlan(covering=4, odd=1, held_out=2), once, once, once, once, rule, max_resolution_px=28, rounds=1)
-result = build(BuildRequest(device="host", out=Path("out"), effort="quick"), Progress(quiet=True), effort=effort)
-print(json.dumps({"data": result["data"]["name"], "shipped": result["winner"]["path"]}))
+once = Recipe(epochs=1)
+rule = SearchRule(explored=6, neighbours=4, start=4, population=4, evaluations=8, patience=4)
+effort = Effort(ProfilePlan(covering=4, odd=1, held_out=2), once, once, (Rung(1, once),), once, rule, max_resolution_px=28, rounds=1)
+request = BuildRequest(device="host", out=Path("out"), data="photos", latency_ms=50.0, effort="quick")
+result = build(request, Progress(quiet=True), effort=effort)
+sample = data.load(None, sample_dir=device.shipped("datasets") / "fashion-mnist-sample")
+print(json.dumps({"images": len(sample.train), "shipped": result["winner"]["path"]}))
 """
 
 
-def test_a_build_of_the_bundled_data_runs_from_an_empty_folder(installed: Installed) -> None:
+def test_it_builds_from_an_empty_folder_and_has_images_of_its_own(installed: Installed) -> None:
     """With nothing but the package: its data, device, agent files and report template are all in it."""
     if "editable" in str(installed.python) or "sdist" in str(installed.python):
         pytest.skip("it takes long: once, from the wheel")
+    write_photos(installed.empty / "photos")
     said = json.loads(installed.run(installed.python, "-c", TINY_BUILD).splitlines()[-1])
-    assert said["data"] == "fashion-mnist-sample"
+    assert said["images"] == 10_500
     assert (installed.empty / "out" / said["shipped"]).is_file()
     assert "<svg" in (installed.empty / "out" / "report.html").read_text(encoding="utf-8")

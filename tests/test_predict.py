@@ -84,6 +84,14 @@ def test_what_has_no_one_latency_is_refused(name: str, tmp_path: Path) -> None:
     assert str(tmp_path / f"{name}.onnx") in error.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("half", "float16"), ("double", "float64"), ("custom_domain", "is not known")]
+)
+def test_what_had_to_be_assumed_is_said(name: str, said: str, tmp_path: Path) -> None:
+    notes = predicted(written(tmp_path, name), "--precision", "fp32")["notes"]
+    assert any(said in note for note in notes), notes
+
+
 def test_a_shape_can_be_given(tmp_path: Path) -> None:
     path = written(tmp_path, "dynamic_sides")
     small, large = (predicted(path, "--input-shape", shape) for shape in ("1x3x32x32", "1x3x64x64"))

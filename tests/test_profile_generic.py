@@ -21,7 +21,10 @@ from edgenas.runtimes.runtime import load_runtime
 from edgenas.spaces.generic import random_network
 from edgenas.targets.target import open_target
 
+pytestmark = pytest.mark.alone
+
 COUNT = 9
+PRECISIONS = ("fp32", "int8")
 META = TableMeta("host", "onnxruntime", "1", "fp32", 1, "", 0.1, {})
 
 
@@ -39,7 +42,7 @@ def measured(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         patch.setattr(generic, "random_network", lambda rng, family: random_network(rng, family, max_px=48))
         patch.setattr(generic, "REFITTED_EVERY", 4)
         path = tmp_path_factory.mktemp("generic") / "records.jsonl"
-        profile_generic(bench, GenericPlan(count=COUNT), 8, path)
+        profile_generic(bench, PRECISIONS, GenericPlan(count=COUNT), 8, path)
         yield path
 
 
@@ -57,13 +60,15 @@ def test_each_network_is_measured_in_every_precision_and_kernel_by_kernel(measur
 def test_a_second_run_measures_only_what_is_missing(measured: Path, bench: Bench) -> None:
     before = measured.read_bytes()
     seen: list[tuple[int, int, str]] = []
-    profile_generic(bench, GenericPlan(count=COUNT + 1), 8, measured, lambda *progress: seen.append(progress))
+    profile_generic(
+        bench, PRECISIONS, GenericPlan(count=COUNT + 1), 8, measured, lambda *progress: seen.append(progress)
+    )
     after = measured.read_bytes()
     assert after.startswith(before)
     assert len(records.read(measured)) == 2 * (COUNT + 1)
     assert seen[0][2].startswith("unseen networks within"), "what was measured before is learned from again"
-    profile_generic(bench, GenericPlan(count=COUNT + 5, max_s=0.0), 8, measured)
-    profile_generic(bench, GenericPlan(count=COUNT + 5, good_pct=float("inf")), 8, measured)
+    profile_generic(bench, PRECISIONS, GenericPlan(count=COUNT + 5, max_s=0.0), 8, measured)
+    profile_generic(bench, PRECISIONS, GenericPlan(count=COUNT + 5, good_pct=float("inf")), 8, measured)
     assert measured.read_bytes() == after, "no time is left, or it is good enough"
 
 

@@ -53,12 +53,14 @@ def small_network() -> Network:
 
 
 @pytest.mark.parametrize("bits", [7, 8])
-def test_int8_follows_fp32_closely(bits: int) -> None:
+@pytest.mark.parametrize("faint", [0, 0.9], ids=["alike", "nine of ten faint"])
+def test_int8_follows_fp32_closely(bits: int, faint: float) -> None:
     import onnxruntime
 
     network = small_network()
     weights = random_weights(network, 3)
     images = np.random.default_rng(0).standard_normal((48, 1, 12, 12)).astype(np.float32)
+    images[: int(faint * len(images))] *= 0.05  # sea between coasts: a range that suits most images cuts the others off
     found = calibrate(network, weights, images, weight_bits=bits)
     assert set(found.ranges) == {network.input_name, *network.by_name}
     assert found.ranges["relu3"].zero_point == 0, "after a ReLU the whole unsigned range is for positive values"
@@ -85,9 +87,11 @@ def test_nothing_phones_home(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(root)}
-    environment.pop("CI", None)
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(root)}
+    for name in ("CI", "ORT_DISABLE_TELEMETRY"):
+        environment.pop(name, None)
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert "CALIBRATED" in done.stdout, done.stderr[-2000:]
     assert "CONNECTED" not in done.stdout
     assert not (home / "intel").exists()
+    assert not (home / ".ses").exists(), "ONNX Runtime's telemetry leaves this"

@@ -44,11 +44,11 @@ from pathlib import Path
 import torch
 
 from edgenas.latency.profile import ProfilePlan
-from edgenas.nets.training import Recipe
+from edgenas.nets.recipe import Recipe
 from edgenas.pipeline.build import build
-from edgenas.pipeline.request import BuildRequest, Effort
+from edgenas.pipeline.request import BuildRequest, Effort, Rung
 from edgenas.progress import Progress
-from edgenas.search.evolution import SearchRule
+from edgenas.search.strategy import SearchRule
 
 torch.set_num_threads(1)
 recipe = Recipe(epochs=1, batch_size=24)
@@ -56,9 +56,9 @@ effort = Effort(
     plan=ProfilePlan(covering=6, odd=2, held_out=3),
     supernet=recipe,
     focus=recipe,
-    fine_tune=recipe,
+    fine_tune=(Rung(1, recipe),),
     after_pruning=Recipe(epochs=1),
-    search=SearchRule(explored=8, neighbours=6, start=6, population=6, evaluations=14, patience=2),
+    search=SearchRule(explored=8, neighbours=6, start=6, population=6, evaluations=14, patience=12),
     max_resolution_px=28,
     rounds=1,
 )
@@ -70,7 +70,7 @@ KEPT = ("feasibility", "profile", "check", "prune")
 CHECKPOINTS = {
     "supernet": "supernet-*/supernet.safetensors",
     "focus": "focus-*/supernet.safetensors",
-    "fine-tune": "fine-tune-*/fine-tuned.safetensors",
+    "fine-tune": "finalist-*/trained.safetensors",
 }
 
 
@@ -206,9 +206,8 @@ def test_the_search_evaluates_nothing_twice_and_takes_the_same_path(reference: K
 
 
 def test_the_fine_tuned_network_is_the_same(reference: Killed, survivor: Killed) -> None:
-    for name in ("inherited.safetensors", "fine-tuned.safetensors", "done.json"):
-        pattern = f"fine-tune-*/{name}"
-        assert survivor.file(pattern).read_bytes() == reference.file(pattern).read_bytes(), name
+    for pattern in ("finalist-*/inherited.safetensors", "finalist-*/trained.safetensors", "fine-tune-*/done.json"):
+        assert survivor.file(pattern).read_bytes() == reference.file(pattern).read_bytes(), pattern
 
 
 def test_what_is_exported_is_the_same(reference: Killed, survivor: Killed) -> None:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from edgenas.network.costs import macs
 from edgenas.pareto import hypervolume, non_dominated
 from edgenas.search.evaluations import Candidate, Evaluations
-from edgenas.search.evolution import SearchResult, SearchRule, search
 from edgenas.search.explore import explore, feasible, neighbourhood
+from edgenas.search.gene_regression import GeneRegression
 from edgenas.search.narrow import everything, narrow
+from edgenas.search.run import SearchResult, search
+from edgenas.search.strategy import Problem, SearchRule
 from edgenas.spaces.mobile import for_data
 from edgenas.spaces.space import Subnet
 
@@ -55,14 +57,15 @@ def run(folder: Path, budget_ms: float, seed: int = 0) -> SearchResult:
     found = explore(SPACE, latency, log, budget_ms, RULE.explored, seed)
     assert found is not None
     start = neighbourhood(SPACE, latency, found, budget_ms, RULE.neighbours, seed)
-    return search(SPACE, latency, log, budget_ms, start[: RULE.start], found.narrowing, RULE, seed)
+    problem = Problem(SPACE, latency, budget_ms, tuple(start[: RULE.start]), found.narrowing, RULE, seed)
+    return search(problem, "evolution", log.scores)
 
 
 def test_it_beats_as_many_random_subnets_and_keeps_the_budget(tmp_path: Path) -> None:
     budget = 0.05
     result = run(tmp_path, budget)
     assert all(c.latency_ms <= budget for c in result.evaluated)
-    assert len(result.evaluated) <= RULE.evaluations + RULE.population
+    assert len(result.evaluated) <= RULE.evaluations
     rng = np.random.default_rng(1)
     drawn = feasible(SPACE, latency, budget, 160, rng)
     best_random = max(accuracy(subnet) for subnet, _ in drawn)
@@ -80,17 +83,22 @@ def test_the_same_seed_takes_the_same_path_with_or_without_a_break(tmp_path: Pat
 
 
 def test_a_budget_that_nothing_meets_ends(tmp_path: Path) -> None:
+    def far_over(genomes: np.ndarray) -> np.ndarray:
+        return np.asarray(genomes.sum(axis=1) + 1.0)
+
     log = Evaluations(tmp_path / "log.jsonl", accuracy)
-    assert explore(SPACE, latency, log, 1e-9, 10, 0) is None
-    result = search(SPACE, latency, log, 1e-9, [SPACE.largest()], everything(SPACE), RULE, 0)
+    assert explore(SPACE, far_over, log, 1e-9, 10, 0) is None
+    problem = Problem(SPACE, far_over, 1e-9, (SPACE.largest(),), everything(SPACE), RULE, 0)
+    result = search(problem, "evolution", log.scores)
     assert result.front == ()
     assert "budget" in result.stopped
 
 
 def test_time_ends_it(tmp_path: Path) -> None:
     log = Evaluations(tmp_path / "log.jsonl", accuracy)
-    start = [subnet for subnet, _ in feasible(SPACE, latency, 0.05, 20, np.random.default_rng(0))]
-    result = search(SPACE, latency, log, 0.05, start, everything(SPACE), RULE, 0, out_of_time=lambda: True)
+    start = tuple(subnet for subnet, _ in feasible(SPACE, latency, 0.05, 20, np.random.default_rng(0)))
+    problem = Problem(SPACE, latency, 0.05, start, everything(SPACE), RULE, 0)
+    result = search(problem, "evolution", log.scores, out_of_time=lambda: True)
     assert len(result.evaluated) == len(start)
     assert result.stopped == "the time was up"
 
@@ -110,6 +118,28 @@ def test_evidence_drops_an_option_that_is_worse_and_keeps_what_is_not() -> None:
     assert all(plain not in kept and kept for kept in types)
     projected = narrowing.project(SPACE, SPACE.smallest()[0], rng)
     assert not any("x plain" in line for line in SPACE.describe(projected))
+
+
+@pytest.mark.parametrize("count", [5, 400])
+def test_genes_that_are_worth_something_are_learnt(count: int) -> None:
+    """From fewer candidates than there are options, and from more: the ridge's minimum, found another way."""
+    rng, radix = np.random.default_rng(0), (3, 4, 2)
+    genomes = np.stack([rng.integers(options, size=count) for options in radix], axis=1)
+    ms = rng.uniform(0.5, 2, count)
+    scores = 0.1 * genomes[:, 0] - 0.05 * (genomes[:, 1] == 2) + 0.02 * np.log(ms)
+    evidence = [
+        Candidate(Subnet("s", tuple(map(int, genome))), float(score), float(each))
+        for genome, score, each in zip(genomes, scores, ms, strict=True)
+    ]
+    learnt = GeneRegression(radix, evidence)
+    one_hot = np.concatenate([np.eye(options)[genomes[:, gene]] for gene, options in enumerate(radix)], axis=1)
+    design = np.concatenate([one_hot, np.log(ms)[:, None]], axis=1)
+    centred = np.concatenate([design - design.mean(axis=0), np.eye(design.shape[1])])
+    worth, *_ = np.linalg.lstsq(centred, np.append(scores - scores.mean(), np.zeros(design.shape[1])), rcond=None)
+    expected = scores.mean() + (design - design.mean(axis=0)) @ worth
+    np.testing.assert_allclose(learnt.predict(genomes, ms), expected, atol=1e-9)
+    if count > sum(radix):
+        np.testing.assert_allclose(learnt.predict(genomes, ms), scores, atol=0.01)
 
 
 def test_neighbours_lie_in_the_useful_part_of_the_budget(tmp_path: Path) -> None:

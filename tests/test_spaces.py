@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.errors import InputError
+from edgenas.nets.module import Layers, NetworkModule, extract
+from edgenas.network.builder import INPUT, Builder
+from edgenas.network.channels import channel_groups
 from edgenas.network.costs import macs
 from edgenas.network.fuse import fuse
 from edgenas.network.graph import Network, Shape
+from edgenas.onnxio.qdq import to_qdq
+from edgenas.onnxio.random_weights import random_ranges
+from edgenas.onnxio.write import to_onnx
 from edgenas.runtimes.runtime import load_runtime
+from edgenas.spaces import catalog, cell_stack, slim, tree
 from edgenas.spaces.blocks import BLOCKS
+from edgenas.spaces.cell_stack import CellStack
 from edgenas.spaces.mobile import MobileSpace, Stage, for_data
+from edgenas.spaces.offer import Offer
+from edgenas.spaces.operations import OPERATIONS
+from edgenas.spaces.slim import SlimSpace
 from edgenas.spaces.space import Genome, SearchSpace, Subnet
+from edgenas.spaces.tree import TreeSpace
+from edgenas.spaces.tree_grammar import Grammar
 
 RUNTIME = load_runtime("onnxruntime")
 ISA = ("avx2", "avx512f")
@@ -39,6 +56,11 @@ class Member:
     def layer_shapes(self) -> dict[str, Shape]:
         return self.space.layer_shapes()
 
+    @cached_property
+    def extremes(self) -> tuple[Subnet, ...]:
+        """The largest first."""
+        return (self.space.largest(), *self.space.smallest())
+
 
 def tiny(**changes: object) -> MobileSpace:
     """A space that can be gone through whole."""
@@ -46,17 +68,88 @@ def tiny(**changes: object) -> MobileSpace:
     return replace(MobileSpace(1, 3, (8,), (4, 8), ((1, 2), (2, 1)), (stage,)), **changes)  # type: ignore[arg-type]
 
 
+SMALL_TREES = TreeSpace(1, 3, (12,), (8, 16), ((1, 2, 1), (2, 1, 2)), ((8, 16), (16, 32)))
+
+
+def tiny_trees(grammar: Grammar, **changes: object) -> TreeSpace:
+    space = TreeSpace(1, 3, (8,), (4, 8), ((1, 2), (2, 1)), ((4, 8),), grammar=grammar)
+    return replace(space, **changes)  # type: ignore[arg-type]
+
+
+def tiny_cells(operations: tuple[str, ...], **changes: object) -> CellStack:
+    widths = changes.get("widths", ((16, 32), (32,)))
+    assert isinstance(widths, tuple)
+    return replace(CellStack(1, 3, (8,), (1, 0), widths, ((1, 2),) * len(widths), operations), **changes)  # type: ignore[arg-type]
+
+
+def slimmed(px: int, channels: int, classes: int, *blocks: tuple[str, int, int], multiple: int = 8) -> SlimSpace:
+    """Of a network of these blocks (type, width, stride)."""
+    b = Builder((1, channels, px, px))
+    x = BLOCKS["plain"](b, "stem", INPUT, 24, 3, 1, 2)
+    for i, (kind, width, stride) in enumerate(blocks):
+        x = BLOCKS[kind](b, f"block{i}", x, width, 3, 2, stride)
+    network = b.finish(b.linear("fc", b.flatten("flat", b.global_average_pool("pool", x)), classes))
+    return slim.for_model(network, channel_groups(network), multiple)
+
+
+DEEP = (("residual", 24, 1), ("residual", 64, 2), ("residual", 64, 1), ("residual", 64, 1), ("mbconv", 96, 2))
+
+EVERYTHING = Offer(("relu", "relu6", "hard_swish"), squeeze_excite=True, depthwise_7x7=True, width_multiple=32)
+
 EVERY: dict[str, Member] = {
     "mobile, 28 px, grey": Member(for_data(28, 1, 10), 1, 28, 10),
     "mobile, 32 px, colour": Member(for_data(32, 3, 100), 3, 32, 100),
     "mobile, 96 px, colour": Member(for_data(96, 3, 2), 3, 96, 2),
+    "mobile, all that a device may do well": Member(for_data(64, 3, 2, EVERYTHING), 3, 64, 2),
+    "tree, 28 px, grey": Member(tree.for_data(28, 1, 10), 1, 28, 10),
+    "tree, 96 px, colour": Member(tree.for_data(96, 3, 2), 3, 96, 2),
+    "tree, three branches": Member(
+        replace(SMALL_TREES, grammar=Grammar(("conv3", "maxpool"), arity=3), widths=((12,), (20, 32))), 1, 12, 3
+    ),
+    "cell, 28 px, grey": Member(cell_stack.for_data(28, 1, 10), 1, 28, 10),
+    "cell, 96 px, colour": Member(cell_stack.for_data(96, 3, 2), 3, 96, 2),
+    "cell, operations of all papers": Member(
+        CellStack(3, 3, (20,), (0, 2), ((16, 32), (48,)), ((1,), (2, 1)), tuple(OPERATIONS), nodes=3), 3, 20, 3
+    ),
+    "catalog, 28 px, grey": Member(catalog.for_data(28, 1, 10), 1, 28, 10),
+    "catalog, 64 px, colour": Member(catalog.for_data(64, 3, 2, Offer(("relu", "hard_swish"), True)), 3, 64, 2),
+    "slim, residual": Member(slimmed(32, 3, 10, *DEEP), 3, 32, 10),
+    "slim, inverted residuals": Member(
+        slimmed(48, 3, 2, ("mbconv", 24, 1), ("mbconv", 40, 2), ("mbconv", 40, 1), ("fused", 40, 1)), 3, 48, 2
+    ),
+    "slim, odd widths": Member(
+        slimmed(28, 1, 10, ("residual", 30, 1), ("plain", 50, 2), ("residual", 50, 1), ("mbconv", 50, 1)), 1, 28, 10
+    ),
 }
 TINY: dict[str, SearchSpace] = {
+    "slim": slimmed(16, 1, 3, ("residual", 16, 1), ("residual", 16, 1), ("mbconv", 16, 1), multiple=16),
+    "slim, odd widths": slimmed(16, 1, 3, ("residual", 20, 1), ("residual", 20, 1)),
     "mobile": tiny(),
     "mobile, two stages": tiny(
         stages=(Stage(("residual", "mbconv"), (1,), (3, 5), (1, 2), (4, 8)), Stage(("plain", "fused"), widths=(8,))),
         downsampling=((1, 1, 2),),
     ),
+    "mobile, gates": tiny(
+        stages=(Stage(("plain", "mbconv"), (1,), (3,), (1, 2), (4, 8)), Stage(("mbconv",), (1,), (3,), (2,), (8,))),
+        downsampling=((1, 1, 2),),
+        activations=("relu", "hard_swish"),
+        squeeze_excite=(False, True),
+    ),
+    "catalog": catalog.for_data(32, 3, 10),
+    "cell": tiny_cells(("none", "skip_connect", "nor_conv_3x3", "avg_pool_3x3"), nodes=3),
+    "cell, four nodes": tiny_cells(("skip_connect", "none", "nor_conv_1x1"), stem_halvings=(0,), widths=((16,),)),
+    "cell, nothing to leave out": tiny_cells(("max_pool_3x3", "nor_conv_1x1"), stem_halvings=(1,), nodes=3),
+    "cell, without a skip": tiny_cells(("none", "conv1x1-bn-relu"), nodes=3),
+    "tree": tiny_trees(Grammar(("conv3", "maxpool"), depth=2)),
+    "tree, two stages": tiny_trees(
+        Grammar(("sep3",), ("seq", "cat"), depth=2),
+        widths=((8,), (8, 16)),
+        downsampling=((1, 1, 2),),
+        entries=("pool",),
+    ),
+    "tree, three branches": tiny_trees(Grammar(("conv1",), depth=2, arity=3), entries=("conv3",)),
+    "tree, sums without a residual": tiny_trees(Grammar(("avgpool",), ("add", "cat"), depth=2), entries=("sep3",)),
+    "tree, leaves alone": tiny_trees(Grammar(("mbconv3",), depth=1)),
 }
 
 
@@ -73,7 +166,9 @@ def whole(request: pytest.FixtureRequest) -> tuple[SearchSpace, frozenset[Subnet
 
 
 def genomes(space: SearchSpace) -> st.SearchStrategy[Genome]:
-    return st.tuples(*(st.integers(0, count - 1) for count in space.radix()))
+    """Half of them of random genes, half as the space draws them, which makes deeper trees."""
+    genes = st.tuples(*(st.integers(0, count - 1) for count in space.radix()))
+    return genes | st.integers(0, 2**32).map(lambda seed: space.sample(np.random.default_rng(seed)).genome)
 
 
 def sampled(space: SearchSpace, count: int, seed: int = 0) -> list[Subnet]:
@@ -93,7 +188,7 @@ class TestEverySpace:
         space, rng = member.space, np.random.default_rng(seed)
         one, other = space.sample(rng), space.sample(rng)
         drawn = [one, other, space.mutate(one, rng, rate), space.crossover(one, other, rng)]
-        assert all(is_member(space, subnet) for subnet in [*drawn, space.largest(), *space.smallest()])
+        assert all(is_member(space, subnet) for subnet in [*drawn, *member.extremes])
 
     @given(data=st.data())
     def test_the_canonical_form_is_final(self, member: Member, data: st.DataObject) -> None:
@@ -113,7 +208,11 @@ class TestEverySpace:
         rng = np.random.default_rng(0)
         one, other = sampled(member.space, 2)
         assert len({member.space.mutate(one, rng, 0.3) for _ in range(20)}) > 5
-        assert len({member.space.crossover(one, other, rng) for _ in range(20)} - {one, other}) > 5
+        differing = sum(a != b for a, b in zip(one.genome, other.genome, strict=True))
+        possible = 2**differing - 2  # without the parents
+        assert possible > 0
+        children = {member.space.crossover(one, other, rng) for _ in range(20)} - {one, other}
+        assert len(children) > min(5, possible // 2)
 
     @given(data=st.data())
     def test_a_network_leads_from_the_image_to_the_logits(self, member: Member, data: st.DataObject) -> None:
@@ -180,6 +279,43 @@ class TestEverySpace:
         assert sorted(itertools.chain(*segments)) == sorted(node.name for node in network.nodes)
         assert member.space.segments(np.array([subnet.genome])).shape == (1, len(segments))
 
+    @pytest.mark.parametrize("seed", [1, 2])
+    def test_torch_and_the_exported_files_compute_the_same(self, member: Member, seed: int) -> None:
+        network = member.space.network(sampled(member.space, 1, seed)[0])
+        torch.manual_seed(seed)
+        module = NetworkModule(network).eval()
+        images = torch.randn(network.input_shape)
+        with torch.no_grad():
+            expected = module(images).numpy()
+        weights = module.folded_weights()
+        found = computed(to_onnx(network, weights), images.numpy())
+        np.testing.assert_allclose(found, expected, atol=1e-3 * float(np.abs(expected).max()))
+        in_int8 = computed(to_qdq(network, weights, random_ranges(network)), images.numpy())
+        assert in_int8.shape == expected.shape
+        assert np.isfinite(in_int8).all()
+
+    @pytest.mark.parametrize("which", ["sampled", "smallest", "largest"])
+    def test_a_subnet_cut_out_of_shared_weights_computes_what_it_does_inside(self, member: Member, which: str) -> None:
+        space = member.space
+        subnet = {"sampled": sampled(space, 1, 5)[0], "smallest": space.smallest()[-1], "largest": space.largest()}[
+            which
+        ]
+        network = space.network(subnet)
+        torch.manual_seed(0)
+        shared = Layers({node.name: member.layer_shapes[node.name] for node in network.weighted()}).train()
+        images = torch.randn(2, *network.input_shape[1:])
+        with torch.no_grad():
+            inside, outside = shared.run(network, images), extract(shared, network).train()(images)
+        assert inside.shape == (2, member.classes)
+        torch.testing.assert_close(inside, outside)
+
+    @given(data=st.data())
+    def test_a_subnet_is_found_again_by_its_genome(self, member: Member, data: st.DataObject) -> None:
+        subnet = member.space.subnet(data.draw(genomes(member.space)))
+        kept = json.loads(json.dumps({"space": subnet.space, "genome": subnet.genome}))
+        again = member.space.subnet(tuple(kept["genome"]))
+        assert (again, again.id, again.space) == (subnet, subnet.id, kept["space"])
+
     def test_codes_do_not_depend_on_the_batch(self, member: Member) -> None:
         batch = np.array([subnet.genome for subnet in sampled(member.space, 30)])
         one_by_one = [member.space.segments(batch[i : i + 1])[0] for i in range(len(batch))]
@@ -192,8 +328,15 @@ class TestEverySpace:
     @given(data=st.data())
     def test_the_description_has_as_many_lines_for_every_subnet(self, member: Member, data: st.DataObject) -> None:
         lines = member.space.describe(member.space.subnet(data.draw(genomes(member.space))))
-        assert len(lines) == len(member.space.describe(member.space.largest()))
+        assert len(lines) == len(member.space.describe(member.extremes[0]))
         assert all(line and line == line.strip() and "\n" not in line for line in lines)
+
+
+def computed(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 
 def _kernels_by_segment(space: SearchSpace, subnet: Subnet, precision: Precision) -> list[tuple[Kernel, ...]]:

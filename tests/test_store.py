@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenas.errors import EdgenasError, InputError
-from edgenas.store import Stage, Store, file_hash, key_of, read_json, write_bytes, write_json, write_text
+from edgenas.store import LineLog, Stage, Store, file_hash, key_of, read_json, write_bytes, write_json, write_text
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -201,3 +201,23 @@ def python(program: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     )
     assert run.returncode == 0, run.stderr
     return run
+
+
+class TestLineLog:
+    @settings(max_examples=30)
+    @given(st.lists(JSON, max_size=5), st.lists(JSON, max_size=3), st.integers(0, 400))
+    def test_what_a_kill_cut_short_is_dropped_and_the_rest_goes_on(
+        self, tmp_path_factory: pytest.TempPathFactory, entries: list[object], more: list[object], kept: int
+    ) -> None:
+        path = tmp_path_factory.mktemp("log") / "log.jsonl"
+        log = LineLog(path)
+        for entry in entries:
+            log.add(entry)
+        data = path.read_bytes() if entries else b""
+        path.write_bytes(data[:kept])
+        whole = data[:kept].count(b"\n")
+        again = LineLog(path)
+        assert again.entries == entries[:whole]
+        for entry in more:
+            again.add(entry)
+        assert LineLog(path).entries == [*entries[:whole], *more]

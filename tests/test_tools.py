@@ -154,7 +154,38 @@ def test_bench_pruning(finished_records: Path, is_finished: bool) -> None:
     assert re.search(r"^mean .*\d", text("bench_pruning", found), re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["bench_predictor", "bench_int8", "bench_pruning"])
+def test_bench_search_speed() -> None:
+    found = document("bench_search_speed", "--candidates", "3000", "--covering", "6", "--odd", "2")
+    assert found["precisions"] == ["fp32", "int8"]
+    assert 1000 < found["distinct"] <= found["candidates"] == 3000
+    assert found["cpu_s"].keys() == {"sample", "mutate", "cross", "predict_cold", "predict_warm"}
+    assert 0 < found["cpu_s"]["predict_warm"] < found["cpu_s"]["predict_cold"] < found["total_cpu_s"] < 60
+    evolution = found["evolution"]
+    assert 3000 <= evolution["proposed"] < 3000 + 64
+    assert 64 < evolution["evaluated"] < evolution["proposed"]
+    assert 0 < evolution["cpu_s"] < 60
+    assert re.search(r"^ +evolution +\d+\.\d\d s of CPU", text("bench_search_speed", found), re.MULTILINE)
+
+
+def test_bench_supernet() -> None:
+    options = ("plain", "transforms+shrinking", "ema=0.9+E2")
+    asked = [part for option in options for part in ("--option", option)]
+    found = document("bench_supernet", "--epochs", "1", "--images", "256", "--subnets", "3", "--steps", "1", *asked)
+    assert found["options"].keys() == set(options)
+    for name, row in found["options"].items():
+        assert row["epochs"] == len(row["largest_losses"]) == (2 if "E2" in name else 1)
+        assert 0 < row["cpu_s"] < 120
+        assert 0 < row["lowest"] <= row["mean_accuracy"] <= row["highest"] < 1
+        mean, low, high = row["difference"]
+        assert low <= mean <= high
+        assert mean == pytest.approx(row["mean_accuracy"] - found["options"]["plain"]["mean_accuracy"])
+    assert {"channels first, float32", "channels_last, float32"} <= found["arithmetic"].keys()
+    assert re.search(r"^plain +1 .* \+0.00 \(\+0.00 to \+0.00\)$", text("bench_supernet", found), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name", ["bench_predictor", "bench_int8", "bench_pruning", "bench_search_speed", "bench_supernet"]
+)
 def test_help_says_what_is_measured(name: str) -> None:
     shown = run_tool(name, "--help")
     docstring = (ROOT / "tools" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]

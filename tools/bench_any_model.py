@@ -3,10 +3,11 @@
     python tools/bench_any_model.py
     python tools/bench_any_model.py --count 160 --random 40 --json
 
-Profiles generic networks on this machine in FP32, as `edgenas profile` does, and predicts: the networks of `known_networks.py`, the
-light models of the onnx package and `--random` more generic networks, drawn apart. All are then timed. Beside each figure stands that
-of a regression on MACs, bytes moved and the number of kernels, fitted on the same networks as the predictor. Takes about four minutes;
-needs torch for the known networks.
+Profiles generic networks on this machine, as `edgenas profile` does, and predicts: the networks of `known_networks.py`, the light
+models of the onnx package and `--random` more generic networks, drawn apart. All are then timed: in FP32 the files as they are, in
+INT8 (`--precision int8`) the same graphs with random weights, quantized as a build quantizes; what can't be written so is named.
+Beside each figure stands that of a regression on MACs, bytes moved and the number of kernels, fitted on the same networks as the
+predictor. Takes about six minutes; needs torch for the known networks.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import numpy as np
 import onnx
 from known_networks import NETWORKS, UNFOLDED, export, light_models
 
+from edgenas.artifacts.kernel import Precision
+from edgenas.errors import EdgenasError
 from edgenas.latency import predictor as predictors
 from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.profile_generic import GenericPlan, candidates, profile_generic
@@ -31,7 +34,7 @@ from edgenas.latency.table import LatencyTable
 from edgenas.measure import SamplingRule
 from edgenas.network.fuse import fuse
 from edgenas.network.graph import Network
-from edgenas.onnxio.random_weights import random_weights
+from edgenas.onnxio.random_weights import random_ranges, random_weights
 from edgenas.onnxio.read import read
 from edgenas.onnxio.write import to_onnx
 from edgenas.pipeline.context import Machine, opened_machine
@@ -47,22 +50,32 @@ OTHER_SEED = 987654321
 @click.option("--count", default=GenericPlan.count, show_default=True, help="Networks to profile at most.")
 @click.option("--random", "random_count", default=40, show_default=True, help="Further generic networks to predict.")
 @click.option("--records", type=click.Path(path_type=Path), help="Keep and resume the profile here.")
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def main(count: int, random_count: int, records: Path | None, as_json: bool) -> None:
+def main(count: int, random_count: int, records: Path | None, precision: Precision, as_json: bool) -> None:
     with opened_machine("host", None, None) as machine, tempfile.TemporaryDirectory() as folder:
-        found = bench(machine, count, random_count, records or Path(folder) / "records.jsonl", Path(folder))
+        found = bench(machine, count, random_count, precision, records or Path(folder) / "records.jsonl", Path(folder))
     click.echo(json.dumps(found, indent=2) if as_json else text(found))
 
 
-def bench(machine: Machine, count: int, random_count: int, path: Path, folder: Path) -> dict[str, Any]:
+def bench(
+    machine: Machine, count: int, random_count: int, precision: Precision, path: Path, folder: Path
+) -> dict[str, Any]:
     start, load = time.monotonic(), os.getloadavg()[0]
-    measured = profile_generic(machine.bench, GenericPlan(count=count), machine.weight_bits, path)
+    measured = profile_generic(machine.bench, machine.precisions, GenericPlan(count=count), machine.weight_bits, path)
     seconds = time.monotonic() - start
-    table = next(each for each in tables(machine, measured) if each.meta.precision == "fp32")
-    predictor = predictors.fit(table, machine.bench.fusion("fp32"))
+    table = next(each for each in tables(machine, measured) if each.meta.precision == precision)
+    predictor = predictors.fit(table, machine.bench.fusion(precision))
     baseline = Baseline(table)
-    rows = []
+    rows, not_written = [], []
     for name, network, model in unseen(folder, random_count):
+        if precision == "int8":
+            try:
+                weights, ranges = random_weights(network), random_ranges(network)
+                model = machine.bench.runtime.int8_model(network, weights, ranges, machine.weight_bits)
+            except (EdgenasError, KeyError) as error:  # a KeyError names the attribute or the weights that are missing
+                not_written.append(f"{name}: {' '.join(str(error).split())[:100]}")
+                continue
         (timed,) = machine.bench.time_models([model], RULE, tries=TRIES)
         ms = timed.steady_ms(table.meta.quiet_reference_ms)
         rows.append(_row(name, network, ms, predictor, baseline) | {"busy": bool(timed.warnings)})
@@ -72,6 +85,8 @@ def bench(machine: Machine, count: int, random_count: int, path: Path, folder: P
         "all": rows,
     }
     return {
+        "precision": precision,
+        "not_written": not_written,
         "networks_profiled": len(table.networks),
         "kernels": len(table.times),
         "profiling_s": seconds,
@@ -143,7 +158,8 @@ def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     lines = [
-        f"{found['networks_profiled']} generic networks profiled in {found['profiling_s']:.0f} s, {found['kernels']} kernels; "
+        f"{found['precision']}: {found['networks_profiled']} generic networks profiled in {found['profiling_s']:.0f} s, "
+        f"{found['kernels']} kernels; "
         f"load {found['load'][0]:.1f} before, {found['load'][1]:.1f} after",
         "",
         f"{'':30}{'measured':>10}{'predicted':>11}{'error':>8}{'from bytes and MACs':>22}",
@@ -154,6 +170,7 @@ def text(found: dict[str, Any]) -> str:
             f"{row['name']:30}{row['measured_ms']:>10.3f}{row['predicted_ms']:>11.3f}{row['error_pct']:>+8.1f} %"
             f"{row['share']['formula']:>19.1%}{busy}"
         )
+    lines += [f"not written, {line}" for line in found["not_written"]]
     for name, figures in found["figures"].items():
         p, b = figures["predictor"], figures["baseline"]
         lines += [

@@ -86,7 +86,7 @@ def bench(machine: Machine, px: int, seconds: float) -> dict[str, Any]:
     return {
         "cpu": machine.probe["cpu_name"],
         "runtime_version": machine.spec.runtime(runtime.NAME).version,
-        "threads": machine.bench.threads,
+        "threads": machine.threads,
         "px": px,
         "macs": costs.macs(network),
         "params": costs.params(network),

@@ -8,9 +8,9 @@ counts if it has both. Each of ten splits draws architecture families at random 
 predicts the others: no family stands on both sides (`architecture_family` says what belongs together), and no two splits are the
 same. Of a network that is predicted only the architecture is used: operations, shapes, and what is fused into them.
 
-The predictor is that of every device: `KernelModel` for the operations' times, `correction` for the whole. Beside it stand a
-regression affine in MACs, one affine in the number of operations too, and, as an upper bound, the same correction on the operation
-times that were *measured* on the network itself. Takes about five seconds a device.
+The predictor is that of every device (`latency/predictor.py`), fitted from a LatencyTable. Beside it stand a regression affine in MACs,
+one affine in the number of operations too, and, as an upper bound, one affine in the sum and number of the operation times that were
+*measured* on the network itself. Takes about five seconds a device.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ import click
 import numpy as np
 
 from edgenas.errors import InputError
-from edgenas.latency import correction
-from edgenas.latency.kernel_model import KernelModel
+from edgenas.latency import predictor as predictors
 from edgenas.latency.op_tables import OperationTable, read_networks_ms, read_operations
+from edgenas.network.fuse import FusionRules
+from edgenas.stats import accuracy_figures, spearman
 
+NO_FUSION = FusionRules(conv_add=(), activations_after={})  # the tables hold kernels as they were fused
 SPLITS = 10
 TRAINING = 70  # networks, at most
 LEAST_TRAINING = 0.9  # of what is asked for
@@ -113,15 +115,12 @@ def _split(
     table: OperationTable, whole_ms: dict[str, float], fitted: Sequence[str], names: Sequence[str]
 ) -> dict[str, Any]:
     unseen = sorted(set(names) - set(fitted))
-    model = KernelModel(table.times_ms(fitted))
-    sources = [guess.source for name in unseen for guess in model.estimates(table.kernels(name))]
+    predictor = predictors.fit(table.latency_table(fitted, whole_ms), NO_FUSION)
+    estimates = [predictor.estimate_kernels(table.kernels(name)) for name in unseen]
+    sources = [kernel.source for estimate in estimates for kernel in estimate.kernels]
 
-    def predicted(name: str) -> list[float]:
-        kernels = table.kernels(name)
-        return correction.terms(kernels, model.times_ms(kernels))
-
-    def summed(name: str) -> list[float]:
-        return correction.terms(table.kernels(name), [each.ms for each in table.networks[name]])
+    def measured(name: str) -> list[float]:
+        return [sum(each.ms for each in table.networks[name]), float(len(table.networks[name])), 1.0]
 
     def macs(name: str) -> list[float]:
         return [float(sum(kernel.macs for kernel in table.kernels(name))), 1.0]
@@ -131,10 +130,6 @@ def _split(
 
     y, truth = (np.array([whole_ms[name] for name in side]) for side in (fitted, unseen))
 
-    def corrected(terms: Callable[[str], list[float]]) -> np.ndarray:
-        found = correction.fit(np.array([terms(name) for name in fitted]), y)
-        return found.latency_ms(np.array([terms(name) for name in unseen]))
-
     def regressed(terms: Callable[[str], list[float]]) -> np.ndarray:
         design = np.array([terms(name) for name in fitted])
         scale = design.max(axis=0)
@@ -142,10 +137,10 @@ def _split(
         return np.asarray(np.array([terms(name) for name in unseen]) @ solved)
 
     answers = {
-        "predictor": corrected(predicted),
+        "predictor": np.array([estimate.latency_ms for estimate in estimates]),
         "affine in MACs": regressed(macs),
         "affine in MACs and operations": regressed(macs_and_count),
-        "from measured operations": corrected(summed),
+        "from measured operations": regressed(measured),
     }
     return {
         "fitted": len(fitted),
@@ -161,20 +156,8 @@ def _split(
 
 
 def figures(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    error = np.abs(predicted / measured - 1)
-    pairs = np.triu_indices(len(measured), 1)
-    agree = np.sign(np.subtract.outer(predicted, predicted)) * np.sign(np.subtract.outer(measured, measured))
-    return {
-        "within_5pct": float((error <= 0.05).mean()),
-        "within_10pct": float((error <= 0.1).mean()),
-        "mape_pct": float(error.mean() * 100),
-        "spearman": float(np.corrcoef(_ranks(predicted), _ranks(measured))[0, 1]),
-        "kendall_tau": float(agree[pairs].mean()),
-    }
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return np.asarray(np.argsort(np.argsort(values, kind="stable"), kind="stable"), float)
+    found = accuracy_figures(list(predicted), list(measured))
+    return {key: found[key] for key in FIGURES if key in found} | {"spearman": spearman(predicted, measured)}
 
 
 def _mean(values: Sequence[float]) -> float:

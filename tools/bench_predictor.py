@@ -40,11 +40,11 @@ from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.profile import ProfilePlan
 from edgenas.latency.records import ProfiledNetwork
 from edgenas.latency.space_predictor import SpacePredictor
-from edgenas.measure import QUICK
+from edgenas.measure import QUICK, most_tries
 from edgenas.network.costs import macs
 from edgenas.onnxio.random_weights import random_ranges, random_weights
 from edgenas.pipeline.context import Machine, opened_machine
-from edgenas.pipeline.measuring import TRIES, Profile, profile_inputs, run_profile
+from edgenas.pipeline.measuring import Profile, profile_inputs, run_profile
 from edgenas.pipeline.request import EFFORTS
 from edgenas.progress import Progress
 from edgenas.spaces.mobile import MobileSpace, for_data
@@ -101,13 +101,18 @@ def bench(
     profiled = run_profile(space, machine, plan, stage, Progress())
     seconds = time.monotonic() - start
     second = profile.profile(
-        space, machine.bench, replace(plan, covering=0, odd=0), machine.weight_bits, folder / "again.jsonl"
+        space,
+        machine.bench,
+        machine.precisions,
+        replace(plan, covering=0, odd=0),
+        machine.weight_bits,
+        folder / "again.jsonl",
     )
     store.close()
     first = records.read(stage.path("records.jsonl"))
     quiet_ms = profiled.quiet_reference_ms
     precisions = {}
-    for precision in machine.bench.runtime.PRECISIONS:
+    for precision in machine.precisions:
         fitted, unseen = split(first, precision)
         repeated = {r.name: r for r in split(second, precision)[1]}
         unseen = [r for r in unseen if r.name in repeated]
@@ -126,8 +131,8 @@ def bench(
     marked = [r for r in [*first, *second] if r.whole is not None and r.whole.warnings]
     return {
         "cpu": machine.probe["cpu_name"],
-        "runtime_version": machine.spec.runtime(machine.bench.runtime.NAME).version,
-        "threads": machine.bench.threads,
+        "runtime_version": machine.version,
+        "threads": machine.threads,
         "plan": asdict(plan),
         "measuring_s": seconds,
         "load": [load, load_average()],
@@ -159,7 +164,7 @@ def special(space: MobileSpace, machine: Machine, profiled: Profile, count: int)
                     if precision == "fp32"
                     else machine.bench.runtime.int8_model(network, weights, ranges, machine.weight_bits)
                 )
-                (timed,) = machine.bench.time_models([model], QUICK, tries=TRIES, fresh_process=True)
+                (timed,) = machine.bench.time_models([model], QUICK, tries=most_tries(), fresh_process=True)
                 apart.append(predictor.latency_ms(network) / timed.steady_ms(profiled.quiet_reference_ms) - 1)
             errors = np.abs(apart)
             found[name][precision] = {

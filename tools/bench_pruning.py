@@ -75,8 +75,8 @@ def main(path: Path | None, as_json: bool, subnets: int, importance_limit: float
         rows = [prune_one(machine, odd_subnet(space, rng), predictor, importance_limit, seed) for _ in range(subnets)]
     found = {
         "cpu": machine.probe["cpu_name"],
-        "runtime_version": machine.spec.runtime(machine.bench.runtime.NAME).version,
-        "threads": machine.bench.threads,
+        "runtime_version": machine.version,
+        "threads": machine.threads,
         "load": load,
         "importance_limit": importance_limit,
         "subnets": rows,
@@ -126,7 +126,7 @@ def prune_one(
     candidates = {"planned": with_widths(network, plan.widths)} | {
         name: with_widths(network, uniform_widths(network, removed, multiple)) for name, multiple in UNIFORM.items()
     }
-    before, *after = measure_untrained(machine, [network, *candidates.values()], "int8")
+    before, *after = measure_untrained(machine, [(each, "int8") for each in (network, *candidates.values())])
     return {
         "channels": plan.channels_before,
         "channels_removed": removed,

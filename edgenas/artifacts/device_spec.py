@@ -7,16 +7,19 @@ known is null. A field that differs from machine to machine says "detected" and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgenas.errors import EdgenasError, InputError
 
 DETECTED: Literal["detected"] = "detected"
+ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Detected = Literal["detected"]
 Precision = Literal["fp32", "fp16", "int8"]
 Activation = Literal["relu", "relu6", "hard_swish"]
+Slow = Literal["hard_swish", "squeeze_excite", "depthwise_7x7"]
+SLOW: tuple[Slow, ...] = get_args(Slow)
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -52,10 +55,12 @@ class RuntimeSpec(_Frozen):
     """An INT8 file's layout: `ort` uint8 activations, integer bias; `trt` symmetric int8 activations, float bias."""
     int8_weight_bits: Literal[7, 8] | Detected
     """7 where a product of full-range int8 weights overflows the instruction's 16-bit sum."""
-    opset_max: Count
-    """The newest ONNX opset that it reads in full."""
-    ir_version_max: Count
-    """The newest ONNX IR version that it reads."""
+    opset_max: Count | None
+    """The newest ONNX opset that it reads in full; null only where a predict-only device's runtime reads no ONNX."""
+    ir_version_max: Count | None
+    """The newest ONNX IR version that it reads, at least the one that came with `opset_max`; null as there."""
+    provider: Literal["cpu", "xnnpack"] = "cpu"
+    """What in ONNX Runtime computes: its own CPU kernels, or XNNPACK's where the build on the device has them."""
     canonical_form: Literal["as_written", "reachable", "live"]
     """What is left of a graph when it runs: `as_written` all of it; `reachable` what leads to the output; `live` that,
     less operations that are only fed zeros."""
@@ -100,17 +105,23 @@ class Rules(_Frozen):
     activations: tuple[Activation, ...] = Field(min_length=1)
     squeeze_excite: bool
     """Whether squeeze-and-excitation blocks run there at all; whether they pay is for the latency table to say."""
+    slow: tuple[Slow, ...] | Detected = ()
+    """What runs there but takes more time than it is worth, by a source: a search leaves it out. What isn't named is searched where it
+    runs and can be measured, and the latency table says whether it pays."""
     source: Text
 
 
 class DeviceSpec(_Frozen):
     """One device. Sizes are MiB, clocks MHz; see the sections for their units."""
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    id: Annotated[str, Field(pattern=ID_PATTERN)]
     name: Text
     summary: Text
     target: Text | None = None
     """Where it runs unless the user says otherwise, such as "local"; null where only the user can say."""
+    predict_only: Text | None = None
+    """Why no model can be run on it from here, as one clause such as "its runtime only takes compiled TFLite files";
+    then it can be predicted for, but not measured. Null for every device that can be measured."""
     default_runtime: Text
     runtimes: dict[str, RuntimeSpec] = Field(min_length=1)
     cpu: CpuSpec
@@ -128,6 +139,23 @@ class DeviceSpec(_Frozen):
         if self.default_runtime not in self.runtimes:
             raise ValueError(f"default_runtime must be one of {sorted(self.runtimes)}, but is {self.default_runtime!r}")
         return self
+
+    @model_validator(mode="after")
+    def _measured_devices_read_onnx(self) -> DeviceSpec:
+        for name, runtime in self.runtimes.items():
+            if self.predict_only is None and (runtime.opset_max is None or runtime.ir_version_max is None):
+                raise ValueError(
+                    f"runtimes.{name} must say opset_max and ir_version_max, or the device must say predict_only"
+                )
+        return self
+
+    def refuse_if_predict_only(self) -> None:
+        """Raises InputError for a device that nothing can be run on: call it before anything is measured there."""
+        if self.predict_only is not None:
+            raise InputError(
+                f"nothing can be measured on device {self.id!r}: {self.predict_only}",
+                hint=f"Predict for it instead, from networks that were timed on it: edgenas calibrate --device {self.id}.",
+            )
 
     def runtime(self, name: str = "") -> RuntimeSpec:
         """The named runtime, or the default one. Raises InputError for one that the device does not have."""

@@ -10,6 +10,8 @@ from edgenas.errors import InputError
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+RECURRENT = ("LSTM", "GRU", "RNN")
+OPTIONAL = {"weights": "0", "layout": ""}  # columns that a table may lack, and what then holds
 BYTES_PER_VALUE: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
@@ -26,14 +28,17 @@ class Kernel:
     pads: tuple[int, ...] = ()
     groups: int = 1
     fused: tuple[str, ...] = ()
+    weights: int = 0  # of a recurrent layer, whose shapes don't tell them; no other operation says them here
     layout: str = ""  # "blocked": channels lie in blocks (ONNX Runtime's NCHWc); empty: the plain one
     precision: Precision = "fp32"
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of a convolution or matrix product; other operations count none."""
+        """Multiply-accumulates of a convolution, a matrix product or a recurrent layer (FLOPs = 2 x MACs); others count none."""
         if self.op in ("Gemm", "MatMul"):
             return prod(self.out_shape) * self.in_shape[-1]
+        if self.op in RECURRENT:
+            return self.weights * self.in_shape[0]
         if self.op in ("Conv", "ConvTranspose"):
             anchor, other = self.out_shape, self.in_shape
             if self.op == "ConvTranspose":
@@ -44,6 +49,8 @@ class Kernel:
     @property
     def params(self) -> int:
         """Weights and biases."""
+        if self.op in RECURRENT:
+            return self.weights
         if self.op in ("Gemm", "MatMul"):
             return (self.in_shape[-1] + 1) * self.out_shape[-1]
         if self.op in ("Conv", "ConvTranspose"):
@@ -67,7 +74,7 @@ class Kernel:
         values: dict[str, Any] = {}
         for key, read in _READERS.items():
             try:
-                values[key] = read(row.get(key, "") if key == "layout" else row[key])
+                values[key] = read(row.get(key, OPTIONAL[key]) if key in OPTIONAL else row[key])
             except (KeyError, ValueError) as error:
                 raise InputError(f"the kernel column {key!r} holds {row.get(key)!r}, which can't be read") from error
         return Kernel(**values)
@@ -99,6 +106,7 @@ _READERS: dict[str, Any] = {
     "pads": _integers,
     "groups": int,
     "fused": lambda text: tuple(text.split("+")) if text else (),
+    "weights": int,
     "layout": str,
     "precision": _precision,
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from edgenas.nets.channel_selection import with_channels
 from edgenas.nets.module import NetworkModule
 from edgenas.network.channels import channel_groups, with_widths
 from edgenas.network.graph import Network
@@ -72,28 +73,7 @@ def prune(module: NetworkModule, widths: Mapping[str, int]) -> NetworkModule:
         scores = np.argsort(-_channel_scores(module, group), kind="stable")[: widths[group[0]]]
         for name in group:
             indices[name] = torch.from_numpy(np.sort(scores))
-    smaller = NetworkModule(with_widths(network, widths))
-    alive: dict[str, torch.Tensor] = {network.input_name: torch.arange(network.input_shape[1])}
-    with torch.no_grad():
-        for node in network.nodes:
-            read = alive[node.inputs[0]]
-            alive[node.name] = read
-            if node.op == "Conv":
-                made = read if node.is_depthwise else indices.get(node.name, torch.arange(node.shape[1]))
-                alive[node.name] = made
-                source, target = module.conv(node.name), smaller.conv(node.name)
-                rows = source.weight[made]
-                target.weight.copy_(rows if node.is_depthwise else rows[:, read])
-                for mine, theirs in zip(target.per_channel(), source.per_channel(), strict=True):
-                    mine.copy_(theirs[made])
-            elif node.op == "Flatten":
-                positions = int(np.prod(network.shape_of(node.inputs[0])[2:]))
-                alive[node.name] = (read[:, None] * positions + torch.arange(positions)).reshape(-1)
-            elif node.op == "Gemm":
-                head, narrower = module.linear(node.name), smaller.linear(node.name)
-                narrower.set_effective(head.effective(network.weight_shape(node))[:, read])
-                narrower.bias.copy_(head.bias)
-    return smaller
+    return with_channels(module, indices)
 
 
 def _edges(ms_at: Callable[[int], float], full: int, now: float) -> list[int]:

@@ -63,11 +63,14 @@ def _nncf(model: onnx.ModelProto, input_name: str, images: np.ndarray, weight_bi
     with contextlib.redirect_stdout(io.StringIO()), no_telemetry():
         import nncf
         from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
+        # By default the means over images of each one's least and largest value: where images differ, most are then cut off.
         advanced = nncf.AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE if weight_bits == 7 else OverflowFix.DISABLE,
             activations_quantization_params=QuantizationParameters(per_channel=False),
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         )
         dataset = nncf.Dataset([images[i : i + 1] for i in range(len(images))], lambda image: {input_name: image})
         quantized: Any = nncf.quantize(

@@ -1,9 +1,9 @@
 """What `--data` may be, and which file reads it."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edgenas import user_code
 from edgenas.data.dataset import Dataset
 from edgenas.data.fashion_mnist import DEBIAN_DIR, load_fashion_mnist
 from edgenas.data.folder import load_folder
@@ -67,6 +67,6 @@ def load(
         raise InputError(f"{source}: can't be read: {error}", _FORMS) from error
     if is_file:
         raise InputError(f"{source}: expected a folder, but this is a file", f"unpack it if it is an archive; {_FORMS}")
-    if re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", spec):
+    if user_code.names_a_function(spec):
         return load_function(spec, source=source, seed=seed, max_resolution_px=max_resolution_px, progress=use_progress)
     raise InputError(f"{source}: no such folder", _FORMS)

@@ -3,16 +3,12 @@
 Torch itself is never imported here: anything with `len()` and `[index]` that gives (image, label) will do.
 """
 
-import contextlib
-import difflib
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from edgenas import user_code
 from edgenas.data import images, splits
 from edgenas.data.dataset import Dataset, Split, assemble
 from edgenas.errors import InputError
@@ -38,8 +34,8 @@ def load_function(
     judged by 64 of them, spread evenly. Modules in the working directory are found. Raises InputError for whatever
     can't be imported, called or read, with what was expected and what arrived.
     """
-    with _user_code():
-        train, test = _pair(_call(spec, source), source)
+    with user_code.running():
+        train, test = _pair(user_code.called(spec, source, _EXPECTED), source)
         names = _class_names(train)
         probed = np.unique(np.linspace(0, len(train) - 1, _PROBES).astype(int))
         shorts = [min(_item(train, int(index), source)[0].size) for index in probed]
@@ -68,41 +64,6 @@ def load_function(
     return assemble(spec, labels, read["train"], test=read.get("test"), seed=seed, source=source, warnings=notes)
 
 
-@contextlib.contextmanager
-def _user_code() -> Iterator[None]:
-    """The working directory can be imported from, as with `python -m`; what the code prints goes to stderr."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
-
-
-def _call(spec: str, source: str) -> Any:
-    module_name, _, attribute = spec.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise InputError(
-            f"{source}: the module {module_name} can't be imported: {_said(error)}",
-            "check its name; it is looked for in the working directory and among the installed packages",
-        ) from error
-    if not hasattr(module, attribute):
-        close = difflib.get_close_matches(attribute, dir(module), 1)
-        hint = f"did you mean `{module_name}:{close[0]}`?" if close else _EXPECTED
-        raise InputError(f"{source}: the module {module_name} has no {attribute!r}", hint)
-    function = getattr(module, attribute)
-    if not callable(function):
-        raise InputError(f"{source}: expected a function, but {attribute!r} is {_kind(function)}", _EXPECTED)
-    try:
-        return function()
-    except Exception as error:
-        raise InputError(f"{source}: the function failed: {_said(error)}", _EXPECTED) from error
-
-
 def _pair(returned: Any, source: str) -> tuple[Any, Any]:
     train, test = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     for part in (train,) if test is None else (train, test):
@@ -110,10 +71,10 @@ def _pair(returned: Any, source: str) -> tuple[Any, Any]:
             size = len(part)
         except Exception as error:  # a torch Dataset without __len__ raises TypeError or NotImplementedError
             raise InputError(
-                f"{source}: expected a dataset with len() and [index], but got {_kind(part)}", _EXPECTED
+                f"{source}: expected a dataset with len() and [index], but got {user_code.kind(part)}", _EXPECTED
             ) from error
         if size == 0 or not hasattr(part, "__getitem__"):
-            found = "an empty one" if size == 0 else f"{_kind(part)} without [index]"
+            found = "an empty one" if size == 0 else f"{user_code.kind(part)} without [index]"
             raise InputError(f"{source}: expected a dataset of images, but got {found}", _EXPECTED)
     return train, test
 
@@ -143,9 +104,11 @@ def _item(dataset: Any, index: int, source: str) -> tuple[Any, int]:
     try:
         item = dataset[index]
     except Exception as error:
-        raise InputError(f"{source}: item {index} can't be read: {_said(error)}", _EXPECTED) from error
+        raise InputError(f"{source}: item {index} can't be read: {user_code.said(error)}", _EXPECTED) from error
     if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise InputError(f"{source}: expected (image, label) as item {index}, but got {_kind(item)}", _EXPECTED)
+        raise InputError(
+            f"{source}: expected (image, label) as item {index}, but got {user_code.kind(item)}", _EXPECTED
+        )
     where = f"{source}: item {index}"
     return _to_pil(item[0], where), _to_label(item[1], where)
 
@@ -153,7 +116,7 @@ def _item(dataset: Any, index: int, source: str) -> tuple[Any, int]:
 def _to_label(label: Any, where: str) -> int:
     value = _to_array(label)
     if value is None or value.size != 1 or not np.issubdtype(value.dtype, np.integer):
-        raise InputError(f"{where}: expected an integer as the label, but got {_kind(label)}", _EXPECTED)
+        raise InputError(f"{where}: expected an integer as the label, but got {user_code.kind(label)}", _EXPECTED)
     if (number := int(value.reshape(()))) < 0:
         raise InputError(f"{where}: expected a label from 0 on, but got {number}", _EXPECTED)
     return number
@@ -166,7 +129,9 @@ def _to_pil(image: Any, where: str) -> Any:
         return image
     values = _to_array(image)
     if values is None or values.dtype == object or values.ndim not in (2, 3):
-        raise InputError(f"{where}: expected a PIL image or an array (H, W, C), but got {_kind(image)}", _EXPECTED)
+        raise InputError(
+            f"{where}: expected a PIL image or an array (H, W, C), but got {user_code.kind(image)}", _EXPECTED
+        )
     values = _to_uint8(_channels_last(values, hasattr(image, "detach"), where), where)
     return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
 
@@ -207,14 +172,3 @@ def _to_uint8(values: np.ndarray, where: str) -> np.ndarray:
         )
     scaled: np.ndarray = np.rint(values.clip(0, 1) * 255)
     return scaled.astype(np.uint8)
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _kind(value: Any) -> str:
-    shape = getattr(value, "shape", None)
-    described = f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
-    size = f" of length {len(value)}" if isinstance(value, (tuple, list)) else ""
-    return f"{type(value).__module__}.{type(value).__qualname__}{described}{size}".removeprefix("builtins.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,19 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibratedPredictor:
-    """Estimates from a Calibration alone."""
+    """Estimates from a Calibration alone, all times `factor`: what later measurements on the device said."""
 
     calibration: Calibration
+    factor: float = 1.0
+
+    @property
+    def correction(self) -> dict[str, Any]:
+        """What tells it from another one of the same calibration."""
+        return {"factor": self.factor}
+
+    def corrected(self, network: Network, measured_ms: float) -> CalibratedPredictor:
+        """After one more network was measured: where the search looks, the prediction was wrong by that much."""
+        return replace(self, factor=self.factor * measured_ms / self.latency_ms(network))
 
     def latency_ms(self, network: Network) -> float:
         return self.estimate(network).latency_ms
@@ -103,7 +113,8 @@ class CalibratedPredictor:
         """`calibrated` for networks like the fitted ones, else `modelled` with a wider interval and notes that say what is new."""
         mean, half = self.calibration.predict(table)
         new = novelty(self.calibration.columns, table)
-        return [_estimate(float(m), float(h), n) for m, h, n in zip(mean, half, new, strict=True)]
+        scaled = zip(self.factor * mean, self.factor * half, new, strict=True)
+        return [_estimate(float(m), float(h), n) for m, h, n in scaled]
 
 
 def _estimate(ms: float, half_ms: float, new: Novelty) -> LatencyEstimate:

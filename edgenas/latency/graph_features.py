@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import exp, log1p, prod
 
 from edgenas.network.costs import node_macs
-from edgenas.network.graph import ACTIVATIONS, Network, Node
+from edgenas.network.graph import ACTIVATIONS, WEIGHTED, Network, Node
 from edgenas.network.readings import READINGS, ZERO, Reading, read
 
 VIEWS = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Part"))
@@ -100,6 +100,7 @@ def _features(network: Network, zeros: Mapping[str, float]) -> GraphFeatures:
         macs = node_macs(network, node)
         if macs:
             work[f"{name} MACs"] += macs
+        if node.op in WEIGHTED:
             moved += prod(network.weight_shape(node))
         work[f"{name} values moved"] += moved
         structure[f"at {name} {_text(in_shape)}>{_text(node.shape)}"] += 1

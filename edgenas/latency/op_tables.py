@@ -23,6 +23,7 @@ import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.errors import InputError
+from edgenas.latency.table import KernelTime, LatencyTable, TableMeta, TimedNetwork
 
 FUSED_NAMES = {
     "relu": "Relu",
@@ -41,6 +42,7 @@ OPERATIONS = (
     "AVERAGE_POOL_2D",
 )
 LINK = "_linked_:_"
+PUBLISHED = "published"  # such a table's space: kernels as they stand there, whatever else the network moves
 PRECISION: Precision = "fp16"  # what the GPU delegate computes in unless told otherwise
 
 
@@ -64,6 +66,14 @@ class OperationTable:
             for each in self.networks[name]:
                 seen.setdefault(each.kernel, []).append(each.ms)
         return {kernel: float(np.exp(np.mean(np.log(ms)))) for kernel, ms in sorted(seen.items())}
+
+    def latency_table(self, networks: Sequence[str], whole_ms: Mapping[str, float]) -> LatencyTable:
+        """What was measured of these networks, as a table that a predictor is fitted from like any other."""
+        meta = TableMeta(
+            self.device, "tflite", "", PRECISION, threads=1, space_id=PUBLISHED, quiet_reference_ms=0.0, machine={}
+        )
+        times = {kernel: KernelTime(ms, ms, ms, 1) for kernel, ms in self.times_ms(networks).items()}
+        return LatencyTable(meta, times, tuple(TimedNetwork(self.kernels(name), whole_ms[name]) for name in networks))
 
     def kernels(self, network: str) -> tuple[Kernel, ...]:
         return tuple(each.kernel for each in self.networks[network])

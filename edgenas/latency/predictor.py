@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,11 @@ NOISE = 0.03  # relative; expected of a network all of whose kernels were measur
 LEAST_SCALE = (
     0.77  # what the errors of kernels that were not measured come to at least, in units of their standard deviations
 )
+LEAST_SHARE = (
+    0.25  # of what a network's kernels take: what lies far outside of what was fitted doesn't take nothing, or less
+)
 MIN_SAMPLES = 3  # as many as there are coefficients without the bytes
 MIN_FOR_BYTES = 40  # networks from which on those have rates too
-CORRECTION_WEIGHT = 4  # of a measured candidate, in units of all the samples fitted before
 
 
 class Sample(NamedTuple):
@@ -62,7 +64,8 @@ class Affine:
     def apply(self, terms: np.ndarray) -> np.ndarray:
         """(N, 4) sums of `kernel_terms` -> (N,) ms."""
         sums, counts, moved, weights = terms.T
-        return np.maximum(self.a * sums + self.b * counts + self.c + self.d * moved + self.e * weights, 1e-6)
+        total = self.a * sums + self.b * counts + self.c + self.d * moved + self.e * weights
+        return np.maximum(total, np.maximum(LEAST_SHARE * self.a * sums, 1e-6))
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class LatencyPredictor:
     affine: Affine
     samples: tuple[Sample, ...]  # it was fitted on
     in_context: bool = False  # kernels cost more in a network that moves more bytes
+
+    @property
+    def correction(self) -> dict[str, Any]:
+        """What tells it from another one of the same table."""
+        return dict(vars(self.affine))
 
     def latency_ms(self, network: Network) -> float:
         found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
@@ -111,12 +119,12 @@ class LatencyPredictor:
         return tuple(notes)
 
     def corrected(self, network: Network, measured_ms: float) -> LatencyPredictor:
-        """The predictor after one more whole network was measured. It counts more than all the others together: it lies where
-        the search looks, and there the prediction was wrong."""
-        found = [fused.kernel for fused in fuse(network, self.rules, self.precision)]
-        extra = _sample(found, self.kernels.estimates(found, self._network_mib(found)), measured_ms)
-        samples = self.samples + (extra,) * (CORRECTION_WEIGHT * len(self.samples))
-        return replace(self, affine=_fit_affine(samples), samples=samples)
+        """The predictor after one more whole network was measured, all times as much more or less as that one's. It lies where the
+        search looks; and what makes a table wrong (another clock or power mode, another version) is wrong by a factor."""
+        factor = measured_ms / self.latency_ms(network)
+        scaled = {key: factor * value for key, value in vars(self.affine).items() if key not in ("scale", "domain_ms")}
+        low_ms, high_ms = self.affine.domain_ms
+        return replace(self, affine=replace(self.affine, **scaled, domain_ms=(factor * low_ms, factor * high_ms)))
 
 
 def fit(table: LatencyTable, rules: FusionRules) -> LatencyPredictor:

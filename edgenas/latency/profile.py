@@ -6,7 +6,7 @@ of the subnets gets odd channel counts, because pruning asks for the staircase b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +15,13 @@ import numpy as np
 
 from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.artifacts.measurement import Measurement
-from edgenas.errors import EdgenasError, TargetError
+from edgenas.errors import DeviceAway, EdgenasError, TargetError
 from edgenas.latency import records
 from edgenas.latency.records import ProfiledNetwork
-from edgenas.measure import QUICK, Bench, NodeProfile
+from edgenas.measure import QUICK, Bench, NodeProfile, most_tries, untrained
 from edgenas.network.channels import channel_groups, with_widths
 from edgenas.network.fuse import fuse
 from edgenas.network.graph import Network
-from edgenas.onnxio.random_weights import random_ranges, random_weights
-from edgenas.onnxio.write import Weights
 from edgenas.spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ NOTHING = NodeProfile((), (), 1)
 CANDIDATES = 24
 FRESH_TRIES = 200
 HELD_OUT = "held-out/"  # names of networks that are never fitted on
-TRIES = 5  # on a slowed machine
 CHUNK, LEAST_CHUNKS, MOST_CHUNKS = 4, 3, 9  # runs of a network whose nodes are timed
 NODE_PROFILE_MS = 150.0  # and about how long they take
 
@@ -105,6 +102,7 @@ def odd_widths(network: Network, rng: np.random.Generator, multiple: int = 4) ->
 def profile(
     space: SearchSpace,
     bench: Bench,
+    precisions: Sequence[Precision],
     plan: ProfilePlan,
     weight_bits: int,
     path: Path,
@@ -116,54 +114,55 @@ def profile(
     total = plan.covering + plan.odd + plan.held_out
 
     def kernels_of(network: Network) -> set[Kernel]:
-        return {f.kernel for f in fuse(network, bench.fusion("int8"), "int8")}
+        return {f.kernel for f in fuse(network, bench.fusion(precisions[-1]), precisions[-1])}
 
     for count, planned in enumerate(plan_networks(space, plan, kernels_of)):
         on_progress(count, total, planned.name)
         if planned.name not in have:
-            found = measure(planned, bench, weight_bits, seed=count)
+            found = measure(planned, bench, precisions, weight_bits, seed=count)
             records.append(path, found)
             done.extend(found)
     on_progress(total, total, "")
     return done
 
 
-def measure(planned: PlannedNetwork, bench: Bench, weight_bits: int, seed: int) -> list[ProfiledNetwork]:
-    """In all of the runtime's precisions, in one interleaved run. What the runtime refuses, or can't be written, is recorded so."""
-    network, models, failed = planned.network, {}, {}
-    weights = random_weights(network, seed)
-    for precision in bench.runtime.PRECISIONS:
+def measure(
+    planned: PlannedNetwork, bench: Bench, precisions: Sequence[Precision], weight_bits: int, seed: int
+) -> list[ProfiledNetwork]:
+    """In all of the precisions, in one interleaved run. What the runtime refuses, or can't be written, is recorded so; DeviceAway is
+    raised, as nothing else would succeed."""
+    models: dict[Precision, onnx.ModelProto] = {}
+    failed: dict[Precision, str] = {}
+    for precision in precisions:
         try:
-            models[precision] = _model(network, weights, precision, bench, weight_bits, seed)
+            models[precision] = untrained(bench.runtime, planned.network, precision, weight_bits, seed)
         except EdgenasError as error:
             failed[precision] = error.message
     try:
-        wholes = dict(zip(models, bench.time_models(list(models.values()), QUICK, tries=TRIES), strict=True))
+        timed = (
+            bench.time_models(list(models.values()), QUICK, precisions=list(models), tries=most_tries())
+            if models
+            else []
+        )
+        wholes = dict(zip(models, timed, strict=True))
         profiles = {
-            p: NOTHING if planned.held_out else _node_profile(model, wholes[p].p50_ms, bench)
-            for p, model in models.items()
+            p: NOTHING if planned.held_out else _node_profile(model, p, wholes[p], bench) for p, model in models.items()
         }
+    except DeviceAway:
+        raise
     except TargetError as error:
         failed |= dict.fromkeys(models, error.message)
     return [
         ProfiledNetwork(planned.name, p, (), (), (), 1, None, failed[p])
         if p in failed
         else _record(planned, p, profiles[p], wholes[p], bench)
-        for p in bench.runtime.PRECISIONS
+        for p in precisions
     ]
 
 
-def _model(
-    network: Network, weights: Weights, precision: Precision, bench: Bench, weight_bits: int, seed: int
-) -> onnx.ModelProto:
-    if precision == "fp32":
-        return bench.runtime.fp32_model(network, weights)
-    return bench.runtime.int8_model(network, weights, random_ranges(network, seed), weight_bits)
-
-
-def _node_profile(model: onnx.ModelProto, p50_ms: float, bench: Bench) -> NodeProfile:
-    chunks = int(np.clip(NODE_PROFILE_MS / (CHUNK * p50_ms), LEAST_CHUNKS, MOST_CHUNKS))
-    return bench.profile_nodes(model, chunks=chunks, chunk=CHUNK, tries=TRIES)
+def _node_profile(model: onnx.ModelProto, precision: Precision, whole: Measurement, bench: Bench) -> NodeProfile:
+    chunks = int(np.clip(NODE_PROFILE_MS / (CHUNK * (whole.p50_ms + whole.reference_ms)), LEAST_CHUNKS, MOST_CHUNKS))
+    return bench.profile_nodes(model, precision=precision, chunks=chunks, chunk=CHUNK, tries=most_tries())
 
 
 def _record(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgenas.artifacts.kernel import Kernel
+from edgenas.artifacts.kernel import Kernel, Precision
 from edgenas.latency import records
 from edgenas.latency.kernel_model import KernelModel, network_mib, unsure
 from edgenas.latency.profile import PlannedNetwork, measure
@@ -43,6 +43,7 @@ class GenericPlan:
 
 def profile_generic(
     bench: Bench,
+    precisions: Sequence[Precision],
     plan: GenericPlan,
     weight_bits: int,
     path: Path,
@@ -50,7 +51,7 @@ def profile_generic(
 ) -> list[ProfiledNetwork]:
     """Measure what `path` doesn't hold yet, appending to it, and return all of it."""
     done = records.read(path)
-    chooser = _Chooser(bench)
+    chooser = _Chooser(bench, precisions[0])
     have = list(dict.fromkeys(record.name for record in done))
     for name in have:
         chooser.add([record for record in done if record.name == name])
@@ -61,7 +62,7 @@ def profile_generic(
         if late or chooser.error_pct() <= plan.good_pct:
             break
         network = chooser.chosen(candidates(plan.seed, step))
-        found = measure(PlannedNetwork(f"{GENERIC}{step}", network), bench, weight_bits, seed=step)
+        found = measure(PlannedNetwork(f"{GENERIC}{step}", network), bench, precisions, weight_bits, seed=step)
         chooser.add(found)
         records.append(path, found)
         done.extend(found)
@@ -83,9 +84,10 @@ def candidates(seed: int, step: int) -> list[Network]:
 
 @dataclass
 class _Chooser:
-    """What is known so far in the runtime's first precision, and what of several networks would add the most to it."""
+    """What is known so far in one precision, and what of several networks would add the most to it."""
 
     bench: Bench
+    precision: Precision
     times_ms: dict[Kernel, list[float]] = field(default_factory=dict)
     mib: dict[Kernel, float] = field(default_factory=dict)
     errors: list[float] = field(default_factory=list)
@@ -96,15 +98,14 @@ class _Chooser:
         return max(networks, key=self._interest)
 
     def _interest(self, network: Network) -> float:
-        precision = self.bench.runtime.PRECISIONS[0]
-        kernels = [fused.kernel for fused in fuse(network, self.bench.fusion(precision), precision)]
+        kernels = [fused.kernel for fused in fuse(network, self.bench.fusion(self.precision), self.precision)]
         if self.model is None:
             return float(len(set(kernels) - self.times_ms.keys()))
         return unsure(self.model.estimates(kernels, network_mib(kernels)))
 
     def add(self, found: Sequence[ProfiledNetwork]) -> None:
         self.count += 1
-        record = next(r for r in found if r.precision == self.bench.runtime.PRECISIONS[0])
+        record = next(r for r in found if r.precision == self.precision)
         if record.whole is None:
             return
         mib = network_mib(record.kernels)

@@ -1,16 +1,42 @@
-"""Latencies of many subnets of one space at once: sums over segments, looked up by code."""
+"""Latencies of many subnets of one space at once: sums over segments, looked up by code; of a calibration, network by network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgenas.latency.calibration import CalibratedPredictor
 from edgenas.latency.predictor import LatencyPredictor, kernel_terms
 from edgenas.network.fuse import fuse
 from edgenas.spaces.space import SearchSpace
 
 TERMS = 4
+
+
+def over(space: SearchSpace, predictor: LatencyPredictor | CalibratedPredictor) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from genomes (N, genes) to (N,) predicted ms."""
+    if isinstance(predictor, LatencyPredictor):
+        return SpacePredictor(space, predictor).latency_ms
+    return WholeNetworks(space, predictor).latency_ms
+
+
+class WholeNetworks:
+    """A calibration knows no parts that could be summed: every new subnet costs about a millisecond, once."""
+
+    def __init__(self, space: SearchSpace, predictor: CalibratedPredictor) -> None:
+        self.space, self.predictor = space, predictor
+        self._known_ms: dict[tuple[int, ...], float] = {}
+
+    def latency_ms(self, genomes: np.ndarray) -> np.ndarray:
+        """(N, genes) integers -> (N,) predicted ms."""
+        wanted = [self.space.subnet(tuple(map(int, row))).genome for row in genomes]
+        new = list({genome for genome in wanted if genome not in self._known_ms})
+        networks = [self.space.network(self.space.subnet(genome)) for genome in sorted(new)]
+        for genome, estimate in zip(sorted(new), self.predictor.estimates(networks) if new else [], strict=True):
+            self._known_ms[genome] = estimate.latency_ms
+        return np.array([self._known_ms[genome] for genome in wanted])
 
 
 @dataclass

@@ -26,6 +26,11 @@ def recalibrate(module: NetworkModule, images: Tensor) -> None:
 
 def predict(module: NetworkModule, images: Tensor) -> Tensor:
     """Predicted classes (N,)."""
+    return logits(module, images).argmax(1)
+
+
+def logits(module: NetworkModule, images: Tensor) -> Tensor:
+    """(N, classes)."""
     module.eval()
     with torch.no_grad():
-        return torch.cat([module(batch).argmax(1) for batch in images.split(BATCH)])
+        return torch.cat([module(batch) for batch in images.split(BATCH)])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,32 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgenas.nets.average import WeightAverage
+from edgenas.nets.recipe import Recipe
 from edgenas.store import write_bytes
 
 MAX_GRADIENT_NORM = 10.0
+MOMENTUM, LATEST = "momentum:", "latest:"  # what names of a checkpoint's tensors begin with
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """SGD with Nesterov momentum, linear warm-up and cosine decay to zero; no weight decay on BatchNorm and biases."""
-
-    epochs: int
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    warmup_share: float = 0.1
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.05
-
-    def rate_at(self, progress: float) -> float:
-        """Learning rate after `progress` (0..1) of all steps."""
-        if progress < self.warmup_share:
-            return self.learning_rate * (progress / self.warmup_share)
-        return (
-            self.learning_rate
-            * 0.5
-            * (1 + math.cos(math.pi * (progress - self.warmup_share) / (1 - self.warmup_share)))
-        )
 
 
 class Optimiser:
@@ -98,18 +77,27 @@ def has_fast_bf16() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
 
 
-def save_checkpoint(path: Path, module: nn.Module, optimiser: Optimiser | None, epoch: int) -> None:
-    """safetensors: the module's tensors, momenta under `momentum:`, and the number of finished epochs as metadata."""
+def save_checkpoint(
+    path: Path, module: nn.Module, optimiser: Optimiser | None, epoch: int, average: WeightAverage | None = None
+) -> None:
+    """safetensors: the module's tensors, momenta under `momentum:`, and the number of finished epochs as metadata. Where there is an
+    average, its tensors have the module's names, and those that training goes on with are under `latest:`."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    tensors = module.state_dict()
+    if average is not None:
+        tensors = {LATEST + name: tensor for name, tensor in tensors.items()} | average.tensors
     if optimiser is not None:
-        tensors |= {f"momentum:{name}": tensor.contiguous() for name, tensor in optimiser.momenta().items()}
+        tensors = tensors | {MOMENTUM + name: tensor for name, tensor in optimiser.momenta().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, metadata={"epoch": json.dumps(epoch)}))
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimiser: Optimiser | None = None) -> int:
-    """Fill `module` (and `optimiser`); returns the number of finished epochs, 0 if there is no file."""
+def load_checkpoint(
+    path: Path, module: nn.Module, optimiser: Optimiser | None = None, average: WeightAverage | None = None
+) -> int:
+    """Fill `module` (and `optimiser`, `average`); returns the number of finished epochs, 0 if there is no file. Without `average` the
+    module gets the average, where there is one."""
     from safetensors import safe_open
 
     if not path.exists():
@@ -117,12 +105,20 @@ def load_checkpoint(path: Path, module: nn.Module, optimiser: Optimiser | None =
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         epoch: int = json.loads(file.metadata()["epoch"])
-    momenta = {name.removeprefix("momentum:"): t for name, t in tensors.items() if name.startswith("momentum:")}
-    state = {name: t for name, t in tensors.items() if not name.startswith("momentum:")}
+
+    def named(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    state = {name: t for name, t in tensors.items() if not name.startswith((MOMENTUM, LATEST))}
     # the layout in memory steers which convolution runs: without it a resumed run would differ in the last bits
-    module.load_state_dict(state)
+    module.load_state_dict(state if average is None else named(LATEST))
+    if average is not None:
+        average.load(state)
     if optimiser is not None:
         optimiser.set_momenta(
-            {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in momenta.items()}
+            {
+                k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v
+                for k, v in named(MOMENTUM).items()
+            }
         )
     return epoch

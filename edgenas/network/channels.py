@@ -8,16 +8,19 @@ from math import prod
 
 from edgenas.network.graph import ACTIVATIONS, Network, Node, Shape
 
-PASS_THROUGH = (*ACTIVATIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
+PASS_THROUGH = (*ACTIVATIONS, "Swish", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
+JOINS = ("Add", "Mul")
 
 
 def channel_groups(network: Network) -> tuple[tuple[str, ...], ...]:
     """Names of the convolutions whose output channels must be kept or dropped together, group by group.
 
-    An Add ties what it adds, a depthwise convolution ties itself to what it reads. The input's channels and what is added to
-    them can't change and are in no group, nor are channels that reach the output.
+    An Add or a Mul ties what it joins, a depthwise convolution ties itself to what it reads. The input's channels and what is added
+    to them can't change and are in no group, nor are channels that reach the output, that are joined with others or with constants,
+    that a grouped convolution reads or makes, or that any other operation reads.
     """
     root = {name: name for name, _ in network.inputs}
+    fixed = {*dict(network.inputs), *network.outputs}
 
     def find(name: str) -> str:
         while root[name] != name:
@@ -25,17 +28,27 @@ def channel_groups(network: Network) -> tuple[tuple[str, ...], ...]:
         return name
 
     for node in network.nodes:
-        tied = node.is_depthwise or node.op in PASS_THROUGH or node.op == "Add"
-        root[node.name] = find(node.inputs[0]) if tied else node.name
-        if node.op == "Add":
+        follows = _follows(network, node)
+        root[node.name] = find(node.inputs[0]) if follows else node.name
+        if follows and node.op in JOINS:
             one, other = find(node.inputs[0]), find(node.inputs[1])
             root[max(one, other, key=_order(network))] = min(one, other, key=_order(network))
-    fixed = {*dict(network.inputs), *(find(name) for name in network.outputs)}
+        if not follows and not (node.op == "Gemm" or (node.op == "Conv" and node.attribute("group") == 1)):
+            fixed.update((node.name, *node.inputs))
+    fixed = {find(name) for name in fixed}
     groups: dict[str, list[str]] = {}
     for node in network.nodes:
         if node.op == "Conv" and not node.is_depthwise and find(node.name) not in fixed:
             groups.setdefault(find(node.name), []).append(node.name)
     return tuple(tuple(names) for names in groups.values())
+
+
+def _follows(network: Network, node: Node) -> bool:
+    """Whether the channels that the node makes are those that it reads, one for one."""
+    channels = {network.shape_of(name)[1] for name in node.inputs if len(network.shape_of(name)) > 1}
+    if node.op in JOINS:
+        return len(node.inputs) == 2 and len(channels) == 1
+    return node.op in PASS_THROUGH or (node.is_depthwise and channels == {node.shape[1]})
 
 
 def with_widths(network: Network, widths: Mapping[str, int]) -> Network:
@@ -58,13 +71,15 @@ def _resized(node: Node, inputs: list[Shape], width: int | None) -> Node:
         return replace(node, shape=(1, width or node.shape[1], *node.shape[2:]))
     if node.op == "Gemm":
         return node
+    if node.op == "Concat":
+        return replace(node, shape=(1, sum(shape[1] for shape in inputs), *node.shape[2:]))
     if node.op == "Flatten":
         return replace(node, shape=(1, prod(first[1:])))
     if node.op == "Add" and inputs[0] != inputs[1]:
         raise ValueError(
             f"{node.name!r} would add {inputs[0]} and {inputs[1]}: give one width to a whole channel group"
         )
-    return replace(node, shape=(1, first[1], *node.shape[2:]))
+    return replace(node, shape=(1, max(shape[1] for shape in inputs), *node.shape[2:]))  # a product may broadcast
 
 
 def _order(network: Network):  # type: ignore[no-untyped-def]

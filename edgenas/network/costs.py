@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from math import prod
 
+from edgenas.network.fuse import kernel_of
 from edgenas.network.graph import Network, Node
 
 
 def node_macs(network: Network, node: Node) -> int:
-    """Multiply-accumulates of a Conv or Gemm (FLOPs = 2 x MACs); other operations count none."""
-    if node.op not in ("Conv", "Gemm"):
-        return 0
-    positions = prod(node.shape[2:]) if node.op == "Conv" else 1
-    return prod(network.weight_shape(node)) * positions
+    """Multiply-accumulates, as Kernel counts them (FLOPs = 2 x MACs)."""
+    return kernel_of(network, node, "fp32").macs
 
 
 def macs(network: Network) -> int:
@@ -21,7 +19,7 @@ def macs(network: Network) -> int:
 
 def params(network: Network) -> int:
     """Weights and biases, with BatchNorm folded."""
-    return sum(prod(network.weight_shape(node)) + node.shape[1] for node in network.weighted())
+    return sum(kernel_of(network, node, "fp32").params for node in network.nodes)
 
 
 def activation_peak_bytes(network: Network, bytes_per_value: int) -> int:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from edgenas.artifacts.kernel import Kernel, Precision
+from edgenas.artifacts.kernel import RECURRENT, Kernel, Precision
 from edgenas.network.graph import Network, Node, Shape
 
 BLOCKED = "blocked"
 CHANNELS_LAST = (0, 2, 3, 1)
+FIRST_COUNTS = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    *RECURRENT,
+)  # of their inputs, it is the first whose size tells the work
 PARTS = ("Part",)  # further outputs of a node: made by its kernel
 
 
@@ -220,35 +227,45 @@ class _Fuser:
         if isinstance(step, _Move):
             shape = _without_batch(self.network.shape_of(step.tensor))
             return FusedKernel(Kernel(step.op, shape, shape, precision=self.precision), ())
-        node = step.members[0]
-        fields = dict(node.attributes)
-        inputs = [self.network.shape_of(name) for name in node.inputs] or [node.shape]
-        made = Kernel(
-            op=node.op,
-            in_shape=_without_batch(inputs[0] if node.op in ("Conv", "ConvTranspose") else max(inputs, key=_size)),
-            out_shape=_without_batch(self._out_shape(node)),
-            fused=tuple(member.op for member in step.members[1:]),
-            layout=step.layout,
-            precision=self.precision,
+        made = kernel_of(self.network, step.members[0], self.precision)
+        fused = tuple(member.op for member in step.members[1:])
+        return FusedKernel(
+            replace(made, fused=fused, layout=step.layout), tuple(member.name for member in step.members)
         )
-        if "kernel_shape" in fields:
-            made = replace(
-                made,
-                kernel_size_hw=fields["kernel_shape"],
-                stride_hw=fields["strides"],
-                dilation_hw=fields.get("dilations", (1, 1)),
-                pads=fields["pads"],
-                groups=fields.get("group", 1),
-            )
-        return FusedKernel(made, tuple(member.name for member in step.members))
 
-    def _out_shape(self, node: Node) -> Shape:
-        """Of a node with several outputs: all of them together, along the axis that they share."""
-        parts = [self.network.by_name[n] for n in self.network.consumers[node.name]]
-        shapes = [part.shape for part in parts if part.op in PARTS]
-        if not shapes or any(len(shape) != len(node.shape) for shape in shapes):
-            return node.shape
-        return max([*shapes, self.network.shape_of(node.inputs[0])], key=_size) if node.inputs else node.shape
+
+def kernel_of(network: Network, node: Node, precision: Precision) -> Kernel:
+    """The operation alone, with nothing fused."""
+    fields = dict(node.attributes)
+    inputs = [network.shape_of(name) for name in node.inputs] or [node.shape]
+    made = Kernel(
+        op=node.op,
+        in_shape=_without_batch(inputs[0] if node.op in FIRST_COUNTS else max(inputs, key=_size)),
+        out_shape=_without_batch(_out_shape(network, node)),
+        weights=sum(_size(shape) for shape in fields.get("constants", ()) if len(shape) > 2)
+        if node.op in RECURRENT
+        else 0,
+        precision=precision,
+    )
+    if "kernel_shape" not in fields:
+        return made
+    return replace(
+        made,
+        kernel_size_hw=fields["kernel_shape"],
+        stride_hw=fields["strides"],
+        dilation_hw=fields.get("dilations", (1, 1)),
+        pads=fields["pads"],
+        groups=fields.get("group", 1),
+    )
+
+
+def _out_shape(network: Network, node: Node) -> Shape:
+    """Of a node with several outputs: all of them together, along the axis that they share."""
+    parts = [network.by_name[name] for name in network.consumers[node.name]]
+    shapes = [part.shape for part in parts if part.op in PARTS]
+    if not shapes or any(len(shape) != len(node.shape) for shape in shapes):
+        return node.shape
+    return max([*shapes, network.shape_of(node.inputs[0])], key=_size) if node.inputs else node.shape
 
 
 def _is_per_channel(shape: Shape, channels: int) -> bool:

@@ -6,7 +6,7 @@ because every shape is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -304,7 +304,3 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     from onnx import helper
 
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def text_of(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"

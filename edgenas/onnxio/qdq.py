@@ -1,18 +1,16 @@
-"""The QDQ flavour that ONNX Runtime's CPU kernels run fully quantized ("ort").
+"""INT8 as a QDQ model, in the flavour that the runtime takes ("ort" or "trt"): what is asked of each is at its writer below.
 
-uint8 activations per tensor, int8 symmetric weights per output channel, int32 bias with scale s_x * s_w, and ReLU/Clip folded
-into the quantizer after them (the uint8 range starts at 0, so the clamp is free). With anything else in place a convolution
-falls back to float between a dequantizer and a quantizer, and INT8 ends up slower than FP32.
-
-Source: ONNX Runtime, "Quantize ONNX models" (QDQ format, reduce_range for AVX2 and AVX512 without VNNI), and its
-qdq_transformer selectors for what becomes QLinearConv, QLinearAdd, QLinearGlobalAveragePool, QGemm.
+Sources: ONNX Runtime, "Quantize ONNX models" (QDQ format, reduce_range for AVX2 and AVX512 without VNNI), and its qdq_transformer
+selectors for what becomes QLinearConv, QLinearAdd, QLinearGlobalAveragePool, QGemm; NVIDIA TensorRT Developer Guide, "Explicit
+Quantization" with its "Q/DQ Layer-Placement Recommendations",
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 FOLDED = ("Relu", "Clip")
+QUANTIZED_INPUT = ("Conv", "Gemm", "AveragePool", "GlobalAveragePool")
 SAME_SCALE = (
     "MaxPool",
     "Flatten",
@@ -33,6 +32,11 @@ SAME_SCALE = (
 )  # move or select values, and keep the quantization
 
 
+TINY = float(np.finfo(np.float32).tiny)  # a scale that float32 would round to 0 is illegal
+
+Flavour = Literal["ort", "trt"]
+
+
 @dataclass(frozen=True)
 class ActivationQuantization:
     """value = scale * (q - zero_point), q in 0..255."""
@@ -40,24 +44,60 @@ class ActivationQuantization:
     scale: float
     zero_point: int
 
+    @property
+    def max_abs(self) -> float:
+        """The greatest magnitude that it can say."""
+        return max(self.zero_point, 255 - self.zero_point) * self.scale
+
+    @property
+    def symmetric_scale(self) -> float:
+        """Of a signed 8-bit range around 0 that holds the same values: |q| <= 127."""
+        return max(self.max_abs / 127, TINY)
+
 
 def quantize_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(out, ...) float -> (int8 of the same shape, float32 scale per output channel); symmetric, |q| < 2**(bits - 1)."""
     limit = 2 ** (bits - 1) - 1
-    peak = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    scale = np.where(peak > 0, peak / limit, 1.0).astype(np.float32)
+    scale = weight_scales(weight, bits)
     shape = (-1,) + (1,) * (weight.ndim - 1)
     return np.clip(np.rint(weight / scale.reshape(shape)), -limit, limit).astype(np.int8), scale
 
 
+def weight_scales(weight: np.ndarray, bits: int) -> np.ndarray:
+    """(out, ...) float -> float32 scale per output channel, all > 0."""
+    peak = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+    return np.where(peak > 0, np.maximum(peak / (2 ** (bits - 1) - 1), TINY), 1.0).astype(np.float32)
+
+
 def to_qdq(
-    network: Network, weights: Weights, ranges: Mapping[str, ActivationQuantization], *, weight_bits: int
+    network: Network,
+    weights: Weights,
+    ranges: Mapping[str, ActivationQuantization],
+    *,
+    weight_bits: int = 8,
+    flavour: Flavour = "ort",
 ) -> onnx.ModelProto:
     """An INT8 model with float input and output. `ranges` names every tensor that is not folded away."""
-    return _Writer(network, weights, ranges, weight_bits).write()
+    writer = {"ort": _OrtWriter, "trt": _TrtWriter}[flavour]
+    return writer(network, weights, ranges, weight_bits).write()
+
+
+def quantized_inputs(network: Network, node: Node) -> tuple[str, ...]:
+    """The computed tensors that TensorRT should find quantized before `node`, by its placement recommendations: the input of a
+    weighted or averaging operation, and of a sum what is added to a convolution (which takes the sum in, and is not rounded before
+    it)."""
+    if node.op in QUANTIZED_INPUT:
+        return node.inputs[:1]
+    if node.op != "Add" or len(node.inputs) < 2:
+        return ()
+    convolutions = [name for name in node.inputs if name in network.by_name and network.by_name[name].op == "Conv"]
+    taking = [name for name in convolutions if network.sole_consumer(name) is node][:1]
+    return tuple(name for name in node.inputs if name not in taking)
 
 
 class _Writer:
+    """What the flavours share. `dequantized` maps a tensor to what its readers take."""
+
     def __init__(
         self, network: Network, weights: Weights, ranges: Mapping[str, ActivationQuantization], weight_bits: int
     ) -> None:
@@ -68,23 +108,61 @@ class _Writer:
         self.dequantized: dict[str, str] = {}
 
     def write(self) -> onnx.ModelProto:
-        self._boundary(self.network.input_name, self.network.input_name, self.ranges[self.network.input_name])
+        for name, _ in self.network.inputs:
+            self._boundary(name, name)
         for node in self.network.nodes:
-            if node.name not in self.dequantized:
-                self._node(node)
+            self._node(node)
         return finish(self.network, self.nodes, self.initializers)
 
     def _node(self, node: Node) -> None:
-        outputs = outputs_of(self.network, node)
-        is_output = node.name in self.network.outputs
-        inputs = [self.dequantized[name] for name in node.inputs]
+        raise NotImplementedError
+
+    def _weight_inputs(self, node: Node) -> list[str]:
+        raise NotImplementedError
+
+    def _boundary(self, tensor: str, source: str) -> None:
+        """Quantize `source` and dequantize it again as `tensor`; readers of `tensor` take the dequantized value."""
+        raise NotImplementedError
+
+    def _inputs(self, node: Node) -> list[str]:
+        inputs = [self.dequantized.get(name, name) for name in node.inputs]
         if node.op in ("Conv", "Gemm"):
             inputs += self._weight_inputs(node)
-        else:  # what has no integer kernel is computed in float, between a dequantizer and a quantizer
+        else:  # what has no integer kernel is computed in float
             parts = [f"{node.name}.{part}" for part in WEIGHTS.get(node.op, ())]
             inputs += [self._constant(part, np.asarray(self.weights[part], np.float32)) for part in parts]
-        inputs += [self._constant(name, array) for name, array in constants_of(self.network, node).items()]
-        if is_output:  # the logits stay float: nothing is gained by rounding what is only compared
+        return inputs + [self._constant(name, array) for name, array in constants_of(self.network, node).items()]
+
+    def _quantize(self, tensor: str, source: str, scale: np.ndarray, zero: np.ndarray, axis: int | None = None) -> str:
+        from onnx import helper
+
+        constants = [self._constant(f"{tensor}.scale", scale), self._constant(f"{tensor}.zero_point", zero)]
+        quantized, back = f"{tensor}.quantized", f"{tensor}.dequantized"
+        for op, read, made in (("QuantizeLinear", source, quantized), ("DequantizeLinear", quantized, back)):
+            self.nodes.append(helper.make_node(op, [read, *constants], [made], name=made, axis=axis))
+        return back
+
+    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        from onnx import numpy_helper
+
+        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+
+class _OrtWriter(_Writer):
+    """What ONNX Runtime's CPU kernels run fully quantized: uint8 activations per tensor, int8 symmetric weights per output channel,
+    int32 bias with scale s_x * s_w, and ReLU/Clip folded into the quantizer after them (the uint8 range starts at 0, so the clamp is
+    free). With anything else in place a convolution falls back to float between a dequantizer and a quantizer, and INT8 ends up
+    slower than FP32."""
+
+    def _node(self, node: Node) -> None:
+        if node.name in self.dequantized:
+            return
+        outputs = outputs_of(self.network, node)
+        inputs = self._inputs(node)
+        if (
+            node.name in self.network.outputs
+        ):  # the logits stay float: nothing is gained by rounding what is only compared
             self.nodes.extend(onnx_nodes(node, inputs, outputs))
             return
         follower = self.network.sole_consumer(node.name)
@@ -99,18 +177,13 @@ class _Writer:
             self.ranges[made] = self.ranges[node.inputs[0]]
         self.nodes.extend(onnx_nodes(node, inputs, [f"{name}.float" for name in (made, *outputs[1:])]))
         for name in (made, *outputs[1:]):
-            self._boundary(name, f"{name}.float", self.ranges[made])
+            self.ranges[name] = self.ranges[made]
+            self._boundary(name, f"{name}.float")
 
-    def _boundary(self, tensor: str, source: str, quantization: ActivationQuantization) -> None:
-        """Quantize `source` and dequantize it again as `tensor`; readers of `tensor` take the dequantized value."""
-        from onnx import helper
-
-        scale = self._constant(f"{tensor}.scale", np.float32(quantization.scale))
-        zero = self._constant(f"{tensor}.zero_point", np.uint8(quantization.zero_point))
-        quantized, back = f"{tensor}.quantized", f"{tensor}.dequantized"
-        self.nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [quantized], name=quantized))
-        self.nodes.append(helper.make_node("DequantizeLinear", [quantized, scale, zero], [back], name=back))
-        self.dequantized[tensor] = back
+    def _boundary(self, tensor: str, source: str) -> None:
+        found = self.ranges[tensor]
+        scale, zero = np.asarray(found.scale, np.float32), np.asarray(found.zero_point, np.uint8)
+        self.dequantized[tensor] = self._quantize(tensor, source, scale, zero)
 
     def _weight_inputs(self, node: Node) -> list[str]:
         from onnx import helper
@@ -133,8 +206,33 @@ class _Writer:
             outputs.append(output)
         return outputs
 
-    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        from onnx import numpy_helper
 
-        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
+class _TrtWriter(_Writer):
+    """What TensorRT takes: int8 activations per tensor and weights per output channel, zero points all 0, float bias. ReLU stays,
+    because TensorRT fuses it with the convolution; what no operation wants quantized (`quantized_inputs`) stays float.
+
+    Weights are float with a quantizer of their own, as NVIDIA's toolkits write them: the parsers of TensorRT 8 refuse int8 constants
+    ("invalid weights type of Int8", https://github.com/NVIDIA/TensorRT/issues/2163). The engine holds them in int8."""
+
+    def _node(self, node: Node) -> None:
+        if node.op == "Part":
+            return
+        outputs = outputs_of(self.network, node)
+        self.nodes.extend(onnx_nodes(node, self._inputs(node), outputs))
+        for name in outputs:
+            if node.op in SAME_SCALE:
+                self.ranges[name] = self.ranges[node.inputs[0]]
+            self._boundary(name, name)
+
+    def _boundary(self, tensor: str, source: str) -> None:
+        readers = (self.network.by_name[name] for name in self.network.consumers[tensor])
+        if any(tensor in quantized_inputs(self.network, reader) for reader in readers):
+            scale = np.asarray(self.ranges[tensor].symmetric_scale, np.float32)
+            self.dequantized[tensor] = self._quantize(tensor, source, scale, np.asarray(0, np.int8))
+
+    def _weight_inputs(self, node: Node) -> list[str]:
+        weight, bias = (np.asarray(self.weights[f"{node.name}.{part}"], np.float32) for part in ("weight", "bias"))
+        scale = weight_scales(weight, self.weight_bits)
+        source = self._constant(f"{node.name}.weight", weight)
+        zeros = np.zeros(len(scale), np.int8)
+        return [self._quantize(source, source, scale, zeros, axis=0), self._constant(f"{node.name}.bias", bias)]

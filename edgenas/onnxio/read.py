@@ -20,7 +20,7 @@ from edgenas.artifacts.kernel import Precision
 from edgenas.errors import InputError
 from edgenas.network.fold import fold
 from edgenas.network.graph import WEIGHTED, Network, Node, Shape
-from edgenas.onnxio.load import OpenGraph, attributes, open_graph
+from edgenas.onnxio.load import OpenGraph, attributes, load, open_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -68,8 +68,8 @@ def read_model(model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, S
         reader.take(proto)
     reader.merge_slices()
     outputs = tuple(dict.fromkeys(reader.source(name) for name in graph.outputs))
-    notes = (*graph.notes, *reader.notes)
-    return ReadModel(fold(Network(graph.inputs, tuple(reader.nodes), outputs)), reader.precision, notes)
+    network = fold(Network(graph.inputs, tuple(reader.nodes), outputs))
+    return ReadModel(network, reader.precision, (*graph.notes, *_type_notes(graph)))
 
 
 def read_weights(model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def read_weights(model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:
     import onnx
 
     if not isinstance(model, onnx.ModelProto):
-        path, model = Path(model), read_file(Path(model))
+        path, model = Path(model), load(Path(model))
         try:
             onnx.load_external_data_for_model(model, str(path.parent))
         except (OSError, onnx.checker.ValidationError) as error:
@@ -98,19 +98,12 @@ def read_weights(model: str | Path | onnx.ModelProto) -> dict[str, np.ndarray]:
     return weights
 
 
-def read_file(path: Path) -> onnx.ModelProto:
-    from edgenas.onnxio.load import load
-
-    return load(path)
-
-
 class _Reader:
     """Turns the nodes of a file, in order, into those of a Network."""
 
     def __init__(self, graph: OpenGraph) -> None:
         self.graph = graph
         self.nodes: list[Node] = []
-        self.notes: list[str] = []
         self.precision: Precision = "fp32"
         self._alias: dict[str, str] = {}
         self._gates = _gates(graph)
@@ -227,6 +220,17 @@ class _Reader:
             found = {key: value for key, value in found.items() if not np.isclose(value, HARD_SIGMOID[key])}
         # the shortest decimal that is this float32: 0.1, not 0.10000000149
         return {k: float(str(np.asarray(v, np.float32).reshape(()))) for k, v in found.items() if v is not None}
+
+
+def _type_notes(graph: OpenGraph) -> tuple[str, ...]:
+    """Latencies are those of FP32 and INT8: a file that computes in another type takes another time."""
+    from onnx import TensorProto
+
+    others = {TensorProto.DOUBLE: "float64", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+    tensors = {tensor.name: tensor.data_type for tensor in graph.model.graph.initializer}
+    tensors |= {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.input}
+    found = sorted({others[kind] for kind in tensors.values() if kind in others})
+    return tuple(f"the file computes in {name}, which is estimated as if it were float32" for name in found)
 
 
 def _window(op: str, given: Mapping[str, Any], kernel: Shape, sides: Shape, out_sides: Shape) -> dict[str, Any]:

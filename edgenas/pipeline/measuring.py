@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +16,45 @@ from edgenas.artifacts.measurement import Measurement
 from edgenas.errors import InfeasibleBudget, TargetError
 from edgenas.latency import predictor as predictors
 from edgenas.latency import profile, records, table
+from edgenas.latency.calibration import CalibratedPredictor
 from edgenas.latency.cross_validation import with_left_out
 from edgenas.latency.predictor import LatencyPredictor
 from edgenas.latency.profile import ProfilePlan
+from edgenas.latency.profile_generic import GenericPlan
 from edgenas.latency.records import ProfiledNetwork
-from edgenas.measure import SamplingRule
+from edgenas.measure import SamplingRule, most_tries, reference_network, untrained
 from edgenas.network.graph import Network
-from edgenas.onnxio.random_weights import random_ranges, random_weights
 from edgenas.pipeline.context import Build, Machine
 from edgenas.progress import Progress
-from edgenas.spaces.mobile import MobileSpace
+from edgenas.spaces.space import SearchSpace
 from edgenas.stats import accuracy_figures
 from edgenas.store import Stage, write_bytes
 
 CHECK = SamplingRule(warmup_s=0.1, min_count=100, max_count=600, max_s=0.5, chunk=10)
-TRIES = 5
 RECORDS = "records.jsonl"
+SLOW_OPENING_S = 300.0  # a runtime that may take longer to open a file builds engines
+ROOM = 1.3  # times what the smallest network takes: a budget below it leaves a search little to choose from
+FEW = ProfilePlan(covering=12, odd=0, held_out=4)
 
 
 @dataclass(frozen=True)
 class Feasibility:
-    """Measured p50 of the smallest subnets (each fast precision) and of the largest (INT8), with random weights."""
+    """p50 of the fastest of the smallest subnets, with random weights, and the budget where none was asked for (`default_budget`).
+    `how`: "measured", or "predicted" for a device that can't be reached."""
 
     smallest_ms: float
     smallest_precision: str
-    largest_int8_ms: float
+    default_budget_ms: float
     quiet_reference_ms: float
+    how: str
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The kernel tables of a space on a machine, the records they come from, and how well they predict."""
+    """What is known of the latencies of a space on a machine, the files that it comes from, and how well it predicts."""
 
     key: str
-    predictors: dict[Precision, LatencyPredictor]
+    predictors: Mapping[Precision, LatencyPredictor | CalibratedPredictor]
     quiet_reference_ms: float
     held_out: tuple[dict[str, Any], ...]
     accuracy: dict[Precision, dict[str, float]]
@@ -55,28 +62,22 @@ class Profile:
     failed: tuple[str, ...]
 
 
-def measure_fast_precisions(machine: Machine, network: Network) -> dict[Precision, float]:
-    """Measured p50 (ms) of an untrained network in each precision that is fast on the device."""
-    return {p: measure_untrained(machine, [network], p)[0].p50_ms for p in fast_precisions(machine)}
+def measure_fast_precisions(machine: Machine, networks: Sequence[Network]) -> list[dict[Precision, float]]:
+    """p50 (ms) of each untrained network in each precision that is fast on the device, all measured in one interleaved run.
+
+    At the machine's quiet speed: one that is slow for a minute (1.4 times was seen) would otherwise correct predictors by that, and a
+    smaller network than needed would be built.
+    """
+    pairs = [(network, precision) for network in networks for precision in machine.precisions]
+    found = measure_untrained(machine, pairs)
+    ms = iter(m.quiet_p50_ms(machine.bench.quiet_reference_ms or m.reference_ms) for m in found)
+    return [{precision: next(ms) for precision in machine.precisions} for _ in networks]
 
 
-def fast_precisions(machine: Machine) -> list[Precision]:
-    return [
-        p for p in machine.bench.runtime.PRECISIONS if p in machine.spec.fast_precisions(machine.bench.runtime.NAME)
-    ]
-
-
-def measure_untrained(machine: Machine, networks: list[Network], precision: Precision) -> list[Measurement]:
-    """Latency doesn't depend on the weights: random ones do, before anything is trained."""
-    models = []
-    for network in networks:
-        weights = random_weights(network)
-        if precision == "int8":
-            ranges = random_ranges(network)
-            models.append(machine.bench.runtime.int8_model(network, weights, ranges, machine.weight_bits))
-        else:
-            models.append(machine.bench.runtime.fp32_model(network, weights))
-    return machine.bench.time_models(models, CHECK, tries=TRIES)
+def measure_untrained(machine: Machine, networks: list[tuple[Network, Precision]]) -> list[Measurement]:
+    """In one interleaved run. Latency doesn't depend on the weights: random ones do, before anything is trained."""
+    models = [untrained(machine.runtime, network, p, machine.weight_bits) for network, p in networks]
+    return machine.bench.time_models(models, CHECK, precisions=[p for _, p in networks], tries=most_tries())
 
 
 def check_feasibility(build: Build) -> Feasibility:
@@ -87,32 +88,74 @@ def check_feasibility(build: Build) -> Feasibility:
         if not stage.is_done:
             smallest = [space.network(subnet) for subnet in space.smallest()]
             found = {
-                p: min(m.p50_ms for m in measure_untrained(machine, smallest, p)) for p in fast_precisions(machine)
+                p: min(m.p50_ms for m in measure_untrained(machine, [(network, p) for network in smallest]))
+                for p in machine.precisions
             }
             best = min(found, key=lambda p: found[p])
-            largest = measure_untrained(machine, [space.network(space.largest())], "int8")[0]
+            largest = measure_fast_precisions(machine, [space.network(space.largest())])[0]
             stage.finish(
-                asdict(Feasibility(found[best], best, largest.p50_ms, machine.bench.quiet_reference_ms or 0.0))
+                asdict(
+                    Feasibility(
+                        found[best],
+                        best,
+                        default_budget(found[best], min(largest.values())),
+                        machine.bench.quiet_reference_ms or 0.0,
+                        "measured",
+                    )
+                )
             )
     feasibility = Feasibility(**stage.outcome())
     machine.bench.quiet_reference_ms = feasibility.quiet_reference_ms
+    return refuse_what_is_infeasible(build, feasibility)
+
+
+def default_budget(smallest_ms: float, largest_ms: float) -> float:
+    """Half of what the largest takes in its best precision; in a space whose smallest is near that, halfway between the two."""
+    half = largest_ms / 2
+    return half if half > ROOM * smallest_ms else max(smallest_ms, (smallest_ms + largest_ms) / 2)
+
+
+def refuse_what_is_infeasible(build: Build, feasibility: Feasibility) -> Feasibility:
     budget = build.request.latency_ms
     if budget is not None and budget < feasibility.smallest_ms:
         raise InfeasibleBudget(
-            f"no network of the space meets --latency-ms {budget:g}: the fastest one measured takes "
+            f"no network of the space meets {build.request.latency_flag}{budget:g}: the fastest one {feasibility.how} takes "
             f"{feasibility.smallest_ms:.3g} ms ({feasibility.smallest_precision}) on {build.request.device}",
-            f"Ask for at least --latency-ms {feasibility.smallest_ms * 1.1:.2g}, or use a faster device.",
+            f"Ask for at least {build.request.latency_flag}{feasibility.smallest_ms * 1.1:.2g}, or use a faster device.",
         )
     return feasibility
 
 
 def profile_space(build: Build) -> Profile:
     """Takes what `edgenas profile` measured on this machine, if it did for this space and effort."""
-    stage = build.store.stage("profile", profile_inputs(build.space, build.machine, build.effort.plan))
+    plan = plan_for(build.machine, build.effort.plan)
+    stage = build.store.stage("profile", profile_inputs(build.space, build.machine, plan))
     measured = work_folder(build.request.device) / "stages" / stage.folder.name / RECORDS
     if measured.exists() and not stage.path(RECORDS).exists():
         write_bytes(stage.path(RECORDS), measured.read_bytes())
-    return run_profile(build.space, build.machine, build.effort.plan, stage, build.progress)
+    return run_profile(build.space, build.machine, plan, stage, build.progress)
+
+
+def plan_for(machine: Machine, plan: ProfilePlan) -> ProfilePlan:
+    """Where every network costs the minutes of an engine, few of them, which together cover the kernels."""
+    return FEW if machine.runtime.OPENING_LIMIT_S > SLOW_OPENING_S else plan
+
+
+def generic_plan_for(machine: Machine, plan: GenericPlan) -> GenericPlan:
+    slow = machine.runtime.OPENING_LIMIT_S > SLOW_OPENING_S
+    return replace(plan, count=FEW.covering) if slow and plan.max_s is None else plan
+
+
+def _say_how_long_engines_take(machine: Machine, plan: ProfilePlan, progress: Progress) -> None:
+    """From the first one, of the small reference network."""
+    start = time.monotonic()
+    machine.bench.time_models([untrained(machine.runtime, reference_network(), "fp32", 8)], CHECK)
+    seconds = time.monotonic() - start
+    engines = (plan.covering + plan.held_out) * len(machine.precisions)
+    progress.say(
+        f"  {machine.runtime.NAME} builds an engine for each network. A small one took {seconds:.0f} s here; the profile needs "
+        f"{engines}: about {max(1, engines * seconds / 60):.0f} minutes or more. Engines are kept on the device."
+    )
 
 
 def work_folder(device_id: str) -> Path:
@@ -120,16 +163,20 @@ def work_folder(device_id: str) -> Path:
     return devices.user_folder("latency_tables") / device_id / "work"
 
 
-def profile_inputs(space: MobileSpace, machine: Machine, plan: ProfilePlan) -> dict[str, Any]:
+def profile_inputs(space: SearchSpace, machine: Machine, plan: ProfilePlan) -> dict[str, Any]:
     return {"space": space.id, "machine": machine.key, "plan": asdict(plan)}
 
 
-def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: Stage, progress: Progress) -> Profile:
+def run_profile(space: SearchSpace, machine: Machine, plan: ProfilePlan, stage: Stage, progress: Progress) -> Profile:
     """Measures what isn't measured yet, writes the tables into the stage's folder and judges the predictors on held-out networks."""
     path = stage.path(RECORDS)
     with progress.stage("profile", "Profiling kernels on the device", cached=stage.is_done):
         if not stage.is_done:
-            measured = profile.profile(space, machine.bench, plan, machine.weight_bits, path, progress.update)
+            if machine.runtime.OPENING_LIMIT_S > SLOW_OPENING_S:
+                _say_how_long_engines_take(machine, plan, progress)
+            measured = profile.profile(
+                space, machine.bench, machine.precisions, plan, machine.weight_bits, path, progress.update
+            )
             quiet = quiet_reference_ms(measured)
             fitted, paths = _fitted(space, machine, measured, quiet, stage.folder)
             rows = [
@@ -137,7 +184,7 @@ def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: 
                 for r in measured
                 if r.name.startswith(profile.HELD_OUT) and not r.error
             ]
-            accuracy = {p: _figures([r for r in rows if r["precision"] == p]) for p in machine.bench.runtime.PRECISIONS}
+            accuracy = {p: _figures([r for r in rows if r["precision"] == p]) for p in machine.precisions}
             stage.finish({"quiet_reference_ms": quiet, "held_out": rows, "accuracy": accuracy})
         else:
             measured = records.read(path)
@@ -155,12 +202,12 @@ def run_profile(space: MobileSpace, machine: Machine, plan: ProfilePlan, stage: 
 
 
 def _fitted(
-    space: MobileSpace, machine: Machine, measured: list[ProfiledNetwork], quiet_ms: float, folder: Path
+    space: SearchSpace, machine: Machine, measured: list[ProfiledNetwork], quiet_ms: float, folder: Path
 ) -> tuple[dict[Precision, LatencyPredictor], tuple[Path, ...]]:
     """A predictor a precision, and the paths of the tables that they were fitted from."""
     fitted: dict[Precision, LatencyPredictor] = {}
     paths = []
-    for precision in machine.bench.runtime.PRECISIONS:
+    for precision in machine.precisions:
         training = [
             r for r in measured if r.precision == precision and not r.error and not r.name.startswith(profile.HELD_OUT)
         ]
@@ -187,13 +234,13 @@ def quiet_reference_ms(measured: list[ProfiledNetwork]) -> float:
 def table_meta(
     space_id: str, machine: Machine, precision: Precision, quiet_ms: float, failed: tuple[str, ...]
 ) -> table.TableMeta:
-    runtime = machine.bench.runtime.NAME
+    runtime = machine.runtime.NAME
     return table.TableMeta(
         device=machine.spec.id,
         runtime=runtime,
-        runtime_version=machine.spec.runtime(runtime).version,
+        runtime_version=machine.version,
         precision=precision,
-        threads=machine.bench.threads,
+        threads=machine.threads,
         space_id=space_id,
         quiet_reference_ms=quiet_ms,
         machine={k: v for k, v in machine.probe.items() if k != "ok"},

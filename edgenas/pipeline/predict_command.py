@@ -11,6 +11,7 @@ from edgenas.artifacts.latency_estimate import LatencyEstimate
 from edgenas.latency.stored import predictor_for
 from edgenas.network.costs import macs
 from edgenas.network.graph import Shape
+from edgenas.network.readings import read as network_as_read
 from edgenas.onnxio.read import read_model
 
 
@@ -29,9 +30,10 @@ def predict_file(
     read = read_model(model, {"": input_shape} if input_shape else None)
     chosen: Precision = precision or read.precision
     name = runtime or spec.default_runtime
-    spec.runtime(name)
     predictor, source = predictor_for(device, name, chosen, threads or spec.threads)
-    estimate = predictor.estimate(read.network)
+    # a calibration knows how its device reads a graph; a table holds kernels that ran
+    left = network_as_read(read.network, spec.runtime(name).canonical_form) if source.kind == "table" else read.network
+    estimate = predictor.estimate(left)
     return {
         "model": str(model),
         "device": device,

@@ -2,145 +2,238 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgenas.artifacts.kernel import Precision
+from edgenas.artifacts.kernel import BYTES_PER_VALUE, Precision
 from edgenas.artifacts.latency_estimate import LatencyEstimate
 from edgenas.artifacts.measurement import Measurement
-from edgenas.compress.quantize import Quantization, calibrate
-from edgenas.data import Split, balanced_accuracy
+from edgenas.artifacts.verdict import broken
+from edgenas.compress.quantize import Quantization
+from edgenas.data import Split
 from edgenas.errors import GateError
+from edgenas.latency.calibration import CalibratedPredictor
 from edgenas.latency.predictor import LatencyPredictor
-from edgenas.measure import QUICK, THOROUGH
+from edgenas.measure import THOROUGH, most_tries
 from edgenas.nets.feed import evaluation_images
 from edgenas.nets.module import NetworkModule
 from edgenas.network import costs
 from edgenas.network.graph import Network
-from edgenas.pipeline.context import Build
-from edgenas.pipeline.measuring import TRIES
+from edgenas.pipeline import budgets
+from edgenas.pipeline.context import JUDGE, Build
+from edgenas.pipeline.judging import accuracy, calibrated, score
 from edgenas.pipeline.specialising import Winner
-from edgenas.store import Stage, write_bytes
+from edgenas.runtimes.runtime import load_runtime
+from edgenas.store import Stage, write_bytes, write_text
 
 if TYPE_CHECKING:
     import onnx
 
 MAX_PARITY_ERROR = 1e-3  # of logits between torch and ONNX Runtime, relative to their largest magnitude
-BYTES_PER_VALUE: dict[Precision, int] = {"fp32": 4, "int8": 1}
+QUICK_OPENING_S = 60.0  # a runtime that opens files within this time is asked for every step, not just for the last
+SHORT = {"onnxruntime": "", "tensorrt": "trt-"}  # in the names of variants
+Predictor = LatencyPredictor | CalibratedPredictor
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One exported file with its measurements: an entry of result.json's `variants`. `score` is on validation images."""
+    """One exported file with its figures: an entry of result.json's `variants`. `score` is on validation images; `eligible`: it may
+    be what is shipped, being the final network in a precision that is worth it in the device's runtime."""
 
     name: str
     precision: Precision
+    runtime: str
     file: str
     score: float
+    eligible: bool
     record: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """`variants` were measured in one interleaved run; the last two are the same network in FP32 and INT8."""
+    """What could be timed was, in one interleaved run. `calibration_cache`: the file for implicit INT8, or None."""
 
     variants: tuple[Variant, ...]
     chosen: Variant
     decision: str
     folder: Path
+    calibration_cache: str | None = None
+
+    @property
+    def eligible(self) -> tuple[Variant, ...]:
+        return tuple(v for v in self.variants if v.eligible)
+
+    def named(self, name: str) -> Variant:
+        return next(v for v in self.variants if v.name == name)
+
+    @property
+    def fp32(self) -> Variant:
+        """The final network in FP32."""
+        return next(v for v in reversed(self.variants) if v.precision == "fp32")
 
 
-def ship(build: Build, winner: Winner, predictors: Mapping[Precision, LatencyPredictor]) -> Shipment:
+@dataclass(frozen=True)
+class _Exported:
+    """A file before anything is known of it."""
+
+    name: str
+    precision: Precision
+    runtime: str
+    network: Network
+    model: onnx.ModelProto
+    eligible: bool
+    parity: float | None = None
+
+
+def ship(build: Build, winner: Winner, predictors: Mapping[Precision, Predictor]) -> Shipment:
     inputs = [winner.key, build.machine.key, build.dataset.fingerprint, build.request.max_accuracy_drop]
     stage = build.store.stage("export", inputs)
-    with build.progress.stage("export", "Quantizing, exporting and measuring", cached=stage.is_done):
+    what = "Quantizing, exporting and measuring" if build.machine.reached else "Quantizing and exporting"
+    with build.progress.stage("export", what, cached=stage.is_done):
         if not stage.is_done:
             stage.finish(_export(build, winner, predictors, stage))
     outcome = stage.outcome()
     variants = tuple(Variant(**entry) for entry in outcome["variants"])
-    chosen, decision = choose(variants[-2], variants[-1], build.request.max_accuracy_drop)
-    return Shipment(variants, chosen, decision, stage.folder)
+    fp32 = next(v for v in reversed(variants) if v.precision == "fp32")
+    eligible = [v for v in variants if v.eligible]
+    # a file that breaks another budget is only shipped when all of them do
+    asked = budgets.asked(build)
+    fitting = [v for v in eligible if not broken(v.record, asked)]
+    chosen, decision = choose(fp32, fitting or eligible, build.request.max_accuracy_drop)
+    decision += _why_not(build, {v.precision for v in eligible})
+    return Shipment(variants, chosen, decision, stage.folder, outcome["calibration_cache"])
 
 
-def choose(fp32: Variant, int8: Variant, max_drop: float) -> tuple[Variant, str]:
-    """The faster one by measured p50, unless INT8 loses more than `max_drop` points of validation accuracy."""
-    drop = 100 * (fp32.score - int8.score)
-    slow, fast = fp32.record["measured"]["p50_ms"], int8.record["measured"]["p50_ms"]
-    lost = (
-        f"loses {drop:.2f} points of validation accuracy"
-        if drop > 0
-        else f"gains {-drop:.2f} points of validation accuracy"
-    )
-    if drop > max_drop:
-        return (
-            fp32,
-            f"FP32 is shipped: INT8 {lost}, more than the {max_drop:g} allowed. INT8 takes {fast:.3g} ms, FP32 {slow:.3g} ms.",
+def choose(fp32: Variant, eligible: Sequence[Variant], max_drop: float) -> tuple[Variant, str]:
+    """The fastest of those that lose at most `max_drop` points of validation accuracy against FP32: by measured p50, or by prediction
+    where nothing could be measured. Where all lose too much, the most accurate."""
+    measured = all(v.record["measured"] for v in eligible)
+    ms = {v.name: v.record["measured"]["p50_ms"] if measured else v.record["predicted"]["latency_ms"] for v in eligible}
+    within = [v for v in eligible if 100 * (fp32.score - v.score) <= max_drop]
+    chosen = min(within, key=lambda v: ms[v.name]) if within else max(eligible, key=lambda v: v.score)
+    name, how = chosen.precision.upper(), "measured in one interleaved run" if measured else "by prediction"
+    others = [v for v in eligible if v is not chosen]
+    if not others:
+        lost = "" if chosen.score == fp32.score else f" and {_lost(fp32, chosen)}"
+        takes = (
+            f"it takes {ms[chosen.name]:.3g} ms" if measured else f"predicted: {ms[chosen.name]:.3g} ms, not measured"
         )
-    if fast >= slow:
-        return (
-            fp32,
-            f"FP32 is shipped: measured in one interleaved run it is faster ({slow:.3g} ms) than INT8 ({fast:.3g} ms).",
+        return chosen, f"{name} is shipped, {takes}{lost}."
+    other = min(others, key=lambda v: ms[v.name])
+    fast, slow = ms[chosen.name], ms[other.name]
+    if other not in within:
+        return chosen, (
+            f"{name} is shipped: {other.precision.upper()} {_lost(fp32, other)}, more than the {max_drop:g} allowed. "
+            f"{other.precision.upper()} takes {slow:.3g} ms, {name} {fast:.3g} ms."
         )
-    return int8, (
-        f"INT8 is shipped: measured in one interleaved run it takes {fast:.3g} ms against {slow:.3g} ms in FP32 "
-        f"({slow / fast:.2f} times faster) and {lost} ({max_drop:g} may be lost)."
+    if chosen is fp32 or chosen.precision == "fp32":
+        return chosen, (
+            f"{name} is shipped: {how} it is faster ({fast:.3g} ms) than {other.precision.upper()} ({slow:.3g} ms)."
+        )
+    return chosen, (
+        f"{name} is shipped: {how} it takes {fast:.3g} ms against {slow:.3g} ms in {other.precision.upper()} "
+        f"({slow / fast:.2f} times faster) and {_lost(fp32, chosen)} ({max_drop:g} may be lost)."
     )
 
 
-def _export(
-    build: Build, winner: Winner, predictors: Mapping[Precision, LatencyPredictor], stage: Stage
-) -> dict[str, Any]:
-    runtime = build.machine.bench.runtime
+def _lost(fp32: Variant, other: Variant) -> str:
+    drop = 100 * (fp32.score - other.score)
+    verb = "loses" if drop > 0 else "gains"
+    return f"{verb} {abs(drop):.2f} points of validation accuracy"
+
+
+def _why_not(build: Build, eligible: set[Precision]) -> str:
+    """What the device's description says of the precisions that are worth it, and of those that aren't."""
+    machine = build.machine
+    known = machine.spec.runtime(machine.runtime.NAME).precisions
+    if len(eligible) > 1:
+        return ""
+    reasons = [
+        f" {name.upper()}: {each.note.rstrip('.')}." for name, each in known.items() if each.note and name != "fp32"
+    ]
+    return "".join(reasons)
+
+
+def _export(build: Build, winner: Winner, predictors: Mapping[Precision, Predictor], stage: Stage) -> dict[str, Any]:
+    machine = build.machine
+    build.progress.update(0, 4, "parity with torch")
+    exported = [*_in_fp32(build, winner)]
+    build.progress.update(1, 4, "calibrating INT8")
+    quantization = calibrated(build, winner.final)
+    exported += _in_other_precisions(build, winner, exported[-1], quantization)
+    build.progress.update(2, 4, "measuring" if machine.reached else "writing")
+    timed = _timed(build, exported)
+    variants = []
+    for i, each in enumerate(exported):
+        build.progress.update(3 + i / len(exported), 4, f"accuracy of {each.name}")
+        data = each.model.SerializeToString()
+        file = f"{each.name}.onnx"
+        write_bytes(stage.path(file), data)
+        record = _record(build, each, len(data), timed.get(each.name))
+        if each.precision in predictors and each.runtime == machine.runtime.NAME:
+            record["predicted"] = _predicted(predictors[each.precision].estimate(each.network))
+        validated = score(build, _accuracy(build, each, build.dataset.validation))
+        # what was neither measured nor can be predicted is not compared with what was
+        eligible = each.eligible and bool(record["measured"] or record["predicted"])
+        variants.append(asdict(Variant(each.name, each.precision, each.runtime, file, validated, eligible, record)))
+    cache = machine.runtime.calibration_cache(winner.final.network, quantization.ranges, machine.version)
+    if cache is not None:
+        write_text(stage.path("calibration.cache"), cache)
+    return {"variants": variants, "calibration_cache": "calibration.cache" if cache is not None else None}
+
+
+def _in_fp32(build: Build, winner: Winner) -> Iterator[_Exported]:
     modules = {"supernet": winner.supernet, "finetuned": winner.fine_tuned}
     if winner.pruned is not None:
         modules["pruned"] = winner.pruned
-    build.progress.update(0, 4, "parity with torch")
-    models: list[tuple[str, Precision, Network, onnx.ModelProto]] = []
-    parity = {}
+    machine = build.machine
     for name, module in modules.items():
-        model = runtime.fp32_model(module.network, module.folded_weights())
-        parity[name] = _parity(build, module, model)
-        models.append((name, "fp32", module.network, model))
-    build.progress.update(1, 4, "calibrating INT8")
-    network = winner.final.network
-    quantization = _calibrated(build, winner.final)
-    int8 = runtime.int8_model(network, quantization.weights, quantization.ranges, build.machine.weight_bits)
-    models.append(("int8", "int8", network, int8))
-    build.progress.update(2, 4, "measuring")
-    timed = build.machine.bench.time_models([model for *_, model in models], THOROUGH, tries=TRIES)
-    variants = []
-    for i, ((name, precision, net, model), measured) in enumerate(zip(models, timed, strict=True)):
-        build.progress.update(3 + i / len(models), 4, f"accuracy of {name}")
-        data = model.SerializeToString()
-        file = f"{name}.onnx"
-        write_bytes(stage.path(file), data)
-        record = _record(build, name, precision, net, model, measured, len(data))
-        record["max_abs_error"] = parity.get(name)
-        record["predicted"] = _predicted(predictors[precision].estimate(net))
-        score = _score(build, model, net, build.dataset.validation)
-        variants.append(asdict(Variant(name, precision, file, score, record)))
-    return {"variants": variants}
+        model = machine.runtime.fp32_model(module.network, module.folded_weights())
+        eligible = module is winner.final and "fp32" in machine.precisions
+        yield _Exported(
+            name, "fp32", machine.runtime.NAME, module.network, model, eligible, _parity(build, module, model)
+        )
 
 
-def _calibrated(build: Build, module: NetworkModule) -> Quantization:
-    px = module.network.input_shape[2]
-    images = evaluation_images(build.dataset, build.dataset.calibration, px).contiguous().numpy()
-    return calibrate(module.network, module.folded_weights(), images, weight_bits=build.machine.weight_bits)
+def _in_other_precisions(
+    build: Build, winner: Winner, fp32: _Exported, quantization: Quantization
+) -> Iterator[_Exported]:
+    """INT8 for ONNX Runtime always: the CPU of every device takes it. What the device's own runtime takes besides."""
+    machine, network = build.machine, winner.final.network
+    runtime, known = machine.runtime, machine.spec.runtime(machine.runtime.NAME).precisions
+    if "fp16" in known and "fp16" in runtime.PRECISIONS:
+        yield replace(fp32, name=f"{SHORT[runtime.NAME]}fp16", precision="fp16", eligible="fp16" in machine.precisions)
+    for each in dict.fromkeys((load_runtime(JUDGE).NAME, runtime.NAME)):
+        model = load_runtime(each).int8_model(network, quantization.weights, quantization.ranges, machine.weight_bits)
+        eligible = each == runtime.NAME and "int8" in machine.precisions
+        yield _Exported(f"{SHORT[each]}int8", "int8", each, network, model, eligible)
+
+
+def _timed(build: Build, exported: Sequence[_Exported]) -> dict[str, Measurement]:
+    """All that may be shipped, and with a runtime that opens a file at once every step on the way as well."""
+    machine = build.machine
+    if not machine.reached:
+        return {}
+    quick = machine.runtime.OPENING_LIMIT_S <= QUICK_OPENING_S
+    chosen = [e for e in exported if e.runtime == machine.runtime.NAME and (e.eligible or quick)]
+    found = machine.bench.time_models(
+        [e.model for e in chosen], THOROUGH, precisions=[e.precision for e in chosen], tries=most_tries()
+    )
+    return {e.name: measurement for e, measurement in zip(chosen, found, strict=True)}
 
 
 def _parity(build: Build, module: NetworkModule, model: onnx.ModelProto) -> float:
-    """Largest difference of logits between torch and the target's runtime on validation images. Raises GateError if too large."""
+    """Largest difference of logits between torch and ONNX Runtime on validation images. Raises GateError if too large."""
     import torch
 
     images = evaluation_images(build.dataset, build.dataset.validation, module.network.input_shape[2])[:64]
     with torch.no_grad():
         expected = module.eval()(images).numpy()
-    error = float(np.abs(build.machine.bench.infer(model, images.contiguous().numpy()) - expected).max())
+    error = float(np.abs(build.machine.judge.infer(model, images.contiguous().numpy()) - expected).max())
     if error > MAX_PARITY_ERROR * max(1.0, float(np.abs(expected).max())):
         raise GateError(
             f"the exported model's logits differ from torch's by up to {error:.3g}",
@@ -149,38 +242,40 @@ def _parity(build: Build, module: NetworkModule, model: onnx.ModelProto) -> floa
     return error
 
 
-def _record(
-    build: Build,
-    name: str,
-    precision: Precision,
-    network: Network,
-    model: onnx.ModelProto,
-    measured: Measurement,
-    size: int,
-) -> dict[str, Any]:
-    """The fields of DESIGN's `variants` that don't depend on where the file ends up."""
-    alone = build.machine.bench.time_models([model], QUICK, fresh_process=True)[0]
+def _record(build: Build, exported: _Exported, size: int, measured: Measurement | None) -> dict[str, Any]:
+    """The fields of `variants` that don't depend on where the file ends up."""
+    network = exported.network
+    peak_bytes = costs.activation_peak_bytes(network, BYTES_PER_VALUE[exported.precision])
     return {
-        "name": name,
-        "precision": precision,
-        "runtime": build.machine.bench.runtime.NAME,
-        "accuracy": _accuracy(build, model, network, build.dataset.test),
+        "name": exported.name,
+        "precision": exported.precision,
+        "runtime": exported.runtime,
+        "accuracy": _accuracy(build, exported, build.dataset.test),
         "params": costs.params(network),
         "macs": costs.macs(network),
         "size_bytes": size,
-        "activation_peak_mib": costs.activation_peak_bytes(network, BYTES_PER_VALUE[precision]) / 2**20,
-        "measured": {
-            "p50_ms": measured.p50_ms,
-            "p90_ms": measured.percentile_ms(90),
-            "p99_ms": measured.percentile_ms(99),
-            "cpu_ms": measured.cpu_p50_ms,
-            "steady_ms": measured.steady_ms(build.machine.bench.quiet_reference_ms or measured.reference_ms),
-            "process_peak_mib": alone.peak_rss_mib,
-            "energy_mj": None,
-            "n": len(measured.samples_ns),
-            "provenance": measured.provenance,
-            "warnings": list(measured.warnings),
-        },
+        "activation_peak_mib": peak_bytes / 2**20,
+        "max_abs_error": exported.parity,
+        "predicted": None,
+        "measured": _measured(build, exported, measured) if measured else None,
+    }
+
+
+def _measured(build: Build, exported: _Exported, measured: Measurement) -> dict[str, Any]:
+    bench = build.machine.bench
+    energy_mj, energy_source = bench.energy(exported.model, precision=exported.precision)
+    return {
+        "p50_ms": measured.p50_ms,
+        "p90_ms": measured.percentile_ms(90),
+        "p99_ms": measured.percentile_ms(99),
+        "cpu_ms": measured.cpu_p50_ms,
+        "steady_ms": measured.steady_ms(bench.quiet_reference_ms or measured.reference_ms),
+        "process_peak_mib": bench.process_peak_mib(exported.model, precision=exported.precision),
+        "energy_mj": energy_mj,
+        "energy_source": energy_source,
+        "n": len(measured.samples_ns),
+        "provenance": measured.provenance,
+        "warnings": list(measured.warnings),
     }
 
 
@@ -193,62 +288,9 @@ def _predicted(estimate: LatencyEstimate) -> dict[str, Any]:
     }
 
 
-def _logits(build: Build, model: onnx.ModelProto, network: Network, split: Split) -> np.ndarray:
-    images = evaluation_images(build.dataset, split, network.input_shape[2]).contiguous().numpy()
-    return build.machine.bench.infer(model, images)
-
-
-def _accuracy(build: Build, model: onnx.ModelProto, network: Network, split: Split) -> dict[str, Any]:
-    """On the exported file, one image at a time, in the target's runtime."""
-    predicted = _logits(build, model, network, split).argmax(axis=1)
-    return {
-        "top1": float((predicted == split.labels).mean()),
-        "balanced": balanced_accuracy(predicted, split.labels, len(build.dataset.labels)),
-        "n": len(split),
-        "runtime": build.machine.bench.runtime.NAME,
-    }
-
-
-def _score(build: Build, model: onnx.ModelProto, network: Network, split: Split) -> float:
-    accuracy = _accuracy(build, model, network, split)
-    return float(accuracy["balanced"] if build.dataset.unbalanced else accuracy["top1"])
-
-
-def write_model_folder(build: Build, shipment: Shipment, winner: Winner) -> Path:
-    """`model/`: the chosen file as model.onnx, both precisions beside it, and model.json with what an app has to know."""
-    from edgenas.store import write_json
-
-    folder = build.request.out / "model"
-    folder.mkdir(parents=True, exist_ok=True)
-    fp32, int8 = shipment.variants[-2:]
-    for variant, file in ((fp32, "model.fp32.onnx"), (int8, "model.int8.onnx"), (shipment.chosen, "model.onnx")):
-        temporary = folder / f".{file}"
-        shutil.copyfile(shipment.folder / variant.file, temporary)
-        temporary.replace(folder / file)
-    network = winner.final.network
-    dataset = build.dataset
-    write_json(
-        folder / "model.json",
-        {
-            "file": "model.onnx",
-            "precision": shipment.chosen.precision,
-            "input": {
-                "name": network.input_name,
-                "shape": list(network.input_shape),
-                "layout": "NCHW",
-                "dtype": "float32",
-                "colour_order": "RGB" if dataset.channels == 3 else "grey",
-                "scale": "value = (byte / 255 - mean) / std",
-                "mean": list(dataset.mean),
-                "std": list(dataset.std),
-                "resize": f"shorter side to {network.input_shape[2]} px, bilinear with antialiasing, then the centre square",
-            },
-            "output": {
-                "name": network.output_name,
-                "shape": list(network.shape_of(network.output_name)),
-                "meaning": "logits",
-            },
-            "labels": list(dataset.labels),
-        },
-    )
-    return folder
+def _accuracy(build: Build, exported: _Exported, split: Split) -> dict[str, Any]:
+    """On the exported file: on the device where its engine may be shipped, else in ONNX Runtime, which is named."""
+    machine = build.machine
+    through = machine.bench if exported.eligible and machine.can_infer else machine.judge
+    px = exported.network.input_shape[2]
+    return accuracy(build, exported.model, split, px, through, exported.precision)

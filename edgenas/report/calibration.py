@@ -12,7 +12,7 @@ READINGS = {
 
 
 def describe_calibration(found: dict[str, Any]) -> str:
-    """The fit and how far it can be trusted, then the networks to measure next as lines of a CSV file."""
+    """The fit and how far it can be trusted; nothing where there was nothing to fit."""
     lines = []
     place = f"{found['precision']} on {found['device']}, {found['runtime']}"
     if found["left_out"]:
@@ -25,15 +25,14 @@ def describe_calibration(found: dict[str, Any]) -> str:
             lines.append(f"mean error on them {error['mape_pct']:.1f} %, {error['within_10pct']:.0%} within 10 %")
         else:
             lines += _of_fit(found)
-    if "suggested" in found:
-        lines += [
-            f"Measure these on {found['device']}, write the ms behind the comma, and run again with --measured:",
-            "",
-        ]
-        lines += ["network,ms", *(f"{_quoted(text)}," for text in found["suggested"])]
-    elif "method" in found:
+    if "method" in found and "suggested" not in found:
         lines.append("For a closer fit, let it say which networks tell most: --suggest 20.")
     return "\n".join(lines)
+
+
+def suggested_csv(found: dict[str, Any]) -> str:
+    """What to measure next, as a file that --measured reads once the ms stand behind the commas."""
+    return "\n".join(["network,ms", *(f"{_quoted(text)}," for text in found["suggested"])])
 
 
 def _of_fit(found: dict[str, Any]) -> list[str]:

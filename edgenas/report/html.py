@@ -1,7 +1,7 @@
 """result.json -> report.html: one page without scripts or network access, for light, dark, phone and paper.
 
 Reads schema 1 and these extensions, all of which may be missing or null: `example`, `decision`, `front`, `steps`,
-`pruning`, `held_out`, `rounds`, `predictor_by_precision`, `kernel_groups` (rows of group, count, predicted_ms,
+`pruning`, `held_out`, `rounds`, `devices`, `predictor_by_precision`, `kernel_groups` (rows of group, count, predicted_ms,
 measured_ms), `architecture`, `data`, `environment`. Accuracies, `within_5pct`, `within_10pct` and `coverage_80` are
 fractions of one. What is unknown is said to be unknown, and no latency stands without its provenance: measured,
 calibrated, modelled or emulated.
@@ -10,12 +10,9 @@ calibrated, modelled or emulated.
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +34,18 @@ from edgenas.report.numbers import (
     whole,
     with_unit,
 )
+from edgenas.report.verdict import (
+    advice,
+    budget_of,
+    built,
+    checks_of,
+    devices_of,
+    gauge,
+    percentile_of,
+    runtime_name,
+    sentence,
+    series,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -45,8 +54,6 @@ Row = dict[str, Any]
 
 VERDICTS = {"met": "Met", "not_met": "Not met", "not_measured": "Not measured"}
 PROVENANCES = ("measured", "calibrated", "modelled", "emulated")
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tflite": "LiteRT", "litert": "LiteRT",
-            "openvino": "OpenVINO", "coreml": "Core ML", "ncnn": "ncnn"}  # fmt: skip
 
 
 def write(build_dir: Path) -> Path:
@@ -55,7 +62,7 @@ def write(build_dir: Path) -> Path:
     Raises InputError when result.json is missing or is not a result of schema 1.
     """
     result = _load(build_dir / "result.json")
-    page = _environment().get_template("template.html.j2").render(_view(result))
+    page = templates().get_template("template.html.j2").render(_view(result))
     path = build_dir / "report.html"
     unfinished = path.with_name(f".report.html.{os.getpid()}")
     try:
@@ -87,7 +94,8 @@ def _load(path: Path) -> Row:
 
 
 @cache
-def _environment() -> Environment:
+def templates() -> Environment:
+    """The templates of this folder, and how numbers are written in them."""
     from jinja2 import ChainableUndefined, PackageLoader
     from jinja2 import Environment as Jinja
     from markupsafe import Markup, escape
@@ -128,7 +136,7 @@ def _environment() -> Environment:
     return environment
 
 
-# What the page says, in the order of the page.
+# What the page says, in the order of the page. What it says first, the verdict, has a file of its own.
 
 
 def _dict(value: object) -> Row:
@@ -143,37 +151,6 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in value if isinstance(item, str | int | float)] if isinstance(value, list) else []
 
 
-def series(precision: object) -> str:
-    """The CSS class that gives a precision its colour."""
-    return f"p-{precision}" if precision in ("fp32", "fp16", "int8") else "p-other"
-
-
-def runtime_name(name: object, version: object = None) -> str:
-    known = RUNTIMES.get(str(name), str(name)) if name else "unknown runtime"
-    return f"{known} {version}" if isinstance(version, str) and version else known
-
-
-@dataclass(frozen=True)
-class Check:
-    """One budget of the device that was built for."""
-
-    flag: str
-    title: str
-    unit: str
-    limit: float
-    value: float | None
-
-    @property
-    def over(self) -> bool:
-        return self.value is not None and self.value > self.limit
-
-
-@dataclass(frozen=True)
-class Advice:
-    text: str
-    command: str = ""
-
-
 def _view(result: Row) -> Row:
     timed = "emulated" if str(result.get("target")).startswith("emulated") else "measured"
     winner = _variant(_dict(result.get("winner")), timed)
@@ -182,9 +159,9 @@ def _view(result: Row) -> Row:
         for row in _rows(result.get("variants"))
     ] + [_variant(row, timed) | {"shipped": False, "baseline": True} for row in _rows(result.get("baselines"))]
     environment = _dict(result.get("environment"))
-    budget = _budget(result)
-    percentile = _percentile(budget)
-    checks = _checks(budget, winner, percentile)
+    budget = budget_of(_rows(result.get("budgets")), result.get("device"))
+    percentile = percentile_of(budget)
+    checks = checks_of(budget, winner, percentile)
     latency = next((c for c in checks if c.flag == "--latency-ms"), None)
     which = "" if percentile == 50 else f"p{percentile} "
     mark = plots.Mark(latency.limit, f"{which}budget {ms(latency.limit)}") if latency else None
@@ -193,22 +170,24 @@ def _view(result: Row) -> Row:
         "r": result,
         "winner": winner,
         "timed": timed,
-        "built": _built(winner),
+        "built": built(winner),
         "device": str(result.get("device") or "unknown device"),
         "runtime": runtime_name(result.get("runtime"), result.get("runtime_version")),
         "word": VERDICTS[result["verdict"]],
-        "sentence": _sentence(result, winner, checks, percentile),
-        "advice": _advice(result, winner, checks),
+        "sentence": sentence(result, winner, checks, percentile),
+        "advice": advice(result, winner, checks),
         "checks": checks,
+        "devices": devices_of(result),
         "latency": latency,
         "percentile": percentile,
-        "gauge": _gauge(winner["measured"], latency),
+        "gauge": gauge(winner["measured"], latency),
         "accuracy_interval": interval(winner["accuracy"].get("top1"), winner["accuracy"].get("n")),
         "unbalanced": _dict(result.get("data")).get("unbalanced") is True,
         "data": _dict(result.get("data")),
         "front": _front(_dict(result.get("front")), winner, mark),
         "steps": steps,
         "panels": _panels(steps, mark) if percentile == 50 else _panels(steps, None),
+        "finalists": _rows(result.get("finalists")),
         "pruning": _dict(result.get("pruning")),
         "variants": variants,
         "variants_plot": _variants_plot(variants, mark),
@@ -231,119 +210,6 @@ def _variant(row: Row, timed: str) -> Row:
     parts = {key: _dict(row.get(key)) for key in ("accuracy", "predicted", "measured")}
     given = parts["measured"].get("provenance")
     return row | parts | {"provenance": given if given in PROVENANCES else timed}
-
-
-def _built(winner: Row) -> bool:
-    return any(winner.get(key) is not None for key in ("name", "precision", "path"))
-
-
-def _budget(result: Row) -> Row:
-    rows = _rows(result.get("budgets"))
-    return next((row for row in rows if row.get("device") == result.get("device")), rows[0] if rows else {})
-
-
-def _percentile(budget: Row) -> int:
-    digits = re.sub(r"\D", "", str(budget.get("latency_percentile") or ""))
-    return int(digits) if digits else 50
-
-
-def _checks(budget: Row, winner: Row, percentile: int) -> list[Check]:
-    def scaled(key: str, scale: float) -> float | None:
-        value = number(winner.get(key))
-        return None if value is None else value / scale
-
-    measured = winner["measured"]
-    found: list[tuple[str, str, str, float | None]] = [
-        ("latency_ms", f"p{percentile} latency", "ms", number(measured.get(f"p{percentile}_ms"))),
-        ("size_mib", "size", "MiB", scaled("size_bytes", 1024**2)),
-        ("peak_memory_mib", "peak activation memory", "MiB", number(winner.get("activation_peak_mib"))),
-        ("energy_mj", "energy", "mJ", number(measured.get("energy_mj"))),
-        ("macs_m", "MACs", "M", scaled("macs", 1e6)),
-        ("params_m", "parameters", "M", scaled("params", 1e6)),
-    ]
-    return [
-        Check("--" + key.replace("_", "-"), title, unit, limit, value)
-        for key, title, unit, value in found
-        if (limit := number(budget.get(key))) is not None
-    ]
-
-
-def _sentence(result: Row, winner: Row, checks: list[Check], percentile: int) -> list[tuple[str, str]]:
-    """The verdict as (CSS class, text) parts, without its first word."""
-    if not _built(winner):
-        return [("", "no model was built.")]
-    named = str(winner.get("precision") or winner.get("name") or "unnamed")
-    latency = next((c for c in checks if c.flag == "--latency-ms"), None)
-    value = number(winner["measured"].get(f"p{percentile}_ms"))
-    predicted = winner["predicted"]
-    parts = [("", f"{named.upper() if series(named) != 'p-other' else named} model ")]
-    if value is not None:
-        threads = result.get("threads")
-        where = f"p{percentile}, {winner['provenance']} on {result.get('device')}"
-        how = f"{runtime_name(result.get('runtime'), result.get('runtime_version'))}, {threads or 'unknown number of'} "
-        parts += [("", "runs in "), ("strong", str(ms(value)))]
-        parts += [("soft", f" ({where}, {how}thread{'' if threads == 1 else 's'})")]
-    elif text := ms(predicted.get("latency_ms")):
-        low, high = significant(predicted.get("low_ms")), ms(predicted.get("high_ms"))
-        span = f", between {low} and {high}" if low and high else ""
-        provenance = predicted.get("provenance") or "unknown provenance"
-        parts += [("", "is predicted to run in "), ("strong", text)]
-        parts += [("soft", f" ({provenance} for {result.get('device')}{span})")]
-    else:
-        parts += [("", "has not been measured and its latency is unknown")]
-    if latency and latency.over and latency.value is not None:
-        excess = significant((latency.value / latency.limit - 1) * 100, 2) if latency.limit else None
-        parts += [("", f", {excess}{NBSP}% over the budget of " if excess else ", over the budget of ")]
-        parts += [("strong", str(ms(latency.limit)))]
-    elif latency:
-        parts += [("", ", budget "), ("strong", str(ms(latency.limit)))]
-    for check in checks:
-        if check is latency or not (check.over or not latency):
-            continue
-        relation = "over the" if check.over else "within the" if check.value is not None else "unknown against the"
-        figure = "" if check.value is None else f"{significant(check.value)}{NBSP}{check.unit}, "
-        parts += [("", f"; {check.title} {figure}{relation} budget of {significant(check.limit)}{NBSP}{check.unit}")]
-    top1 = percent(winner["accuracy"].get("top1"))
-    return [*parts, *([("", "; "), ("strong", top1), ("", " test top-1.")] if top1 else [("", "; accuracy unknown.")])]
-
-
-def _advice(result: Row, winner: Row, checks: list[Check]) -> list[Advice]:
-    device = shlex.quote(str(result.get("device") or "DEVICE"))
-    path = shlex.quote(str(winner.get("path") or "model/model.onnx"))
-    if result["verdict"] == "met" or (result["verdict"] == "not_measured" and not _built(winner)):
-        return []
-    if result["verdict"] == "not_measured":
-        target = "ssh://user@board" if result.get("device") != "host" else "local"
-        text = "Nothing on this page was timed on the device. Measure the model there"
-        return [Advice(f"{text}:", f"edgenas bench {path} --device {device} --target {target}")]
-    found = []
-    for check in checks:
-        if check.over and check.value is not None:
-            step = 10.0 ** (math.floor(math.log10(check.value)) - 2) if check.value > 0 else 1.0
-            enough = significant(math.ceil(check.value / step - 1e-9) * step)
-            text = f"A {check.title} budget of {enough}{NBSP}{check.unit} is met by this very model"
-            text += " (keep your other options):"
-            found += [Advice(text, f"edgenas build --device {device} {check.flag} {str(enough).replace(',', '')}")]
-    found += [
-        Advice("To keep the budget, search longer and train more:", f"edgenas build --device {device} --effort max")
-    ]
-    p50, p90 = number(winner["measured"].get("p50_ms")), number(winner["measured"].get("p90_ms"))
-    if p50 and p90 and p90 > 1.25 * p50:
-        text = (
-            f"The measurement was uneven (p90 is {p90 / p50:.1f} times p50). Leave the device idle and measure again:"
-        )
-        found += [Advice(text, f"edgenas bench {path} --device {device} --strict")]
-    return found
-
-
-def _gauge(measured: Row, latency: Check | None) -> Row | None:
-    """Lengths in percent of a bar that compares p50, p90 and p99 with the budget."""
-    known = {key: value for key in ("p50", "p90", "p99") if (value := number(measured.get(f"{key}_ms"))) is not None}
-    if "p50" not in known or not latency:
-        return None
-    full = max(latency.limit, known["p50"], min(max(known.values()), 1.5 * latency.limit)) * 1.06 or 1.0
-    lengths = {key: f"{min(100.0, value / full * 100):.1f}" for key, value in known.items()}
-    return {"lengths": lengths, "budget": f"{latency.limit / full * 100:.1f}"}
 
 
 def _front(front: Row, winner: Row, fallback: plots.Mark | None) -> Row | None:
@@ -389,6 +255,7 @@ def _front(front: Row, winner: Row, fallback: plots.Mark | None) -> Row | None:
         "evaluated": len(rows),
         "series": colour,
         "metric": metric,
+        "is_trained": front.get("weights") == "trained",
         "provenance": provenance,
     }
 

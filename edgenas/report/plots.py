@@ -174,13 +174,16 @@ def pareto(
     x_label: str,
     y_label: str,
     alt: str,
+    seen: Sequence[Point] = (),
 ) -> Plot:
     """Latency (x) against accuracy in percent (y): all candidates, the front as a stair, the budget, the chosen one.
 
-    The slowest and least accurate twentieth of the candidates may lie outside; the note counts them.
+    Those of `cloud` are dots and no more, those of `seen` can be pointed at. The slowest and least accurate twentieth of the
+    candidates may lie outside; the note counts them.
     """
     kept = [(p.x, p.y) for p in (*front, *([chosen] if chosen else []))]
-    xs, ys = sorted([p[0] for p in cloud]), sorted([p[1] for p in cloud])
+    candidates = [*cloud, *((p.x, p.y) for p in seen)]
+    xs, ys = sorted([p[0] for p in candidates]), sorted([p[1] for p in candidates])
     x_lo = min([*xs[:1], *(p[0] for p in kept)])
     x_hi = max([*xs[int(len(xs) * 0.97) : int(len(xs) * 0.97) + 1], *(p[0] for p in kept)])
     y_lo = min([*ys[int(len(ys) * 0.05) : int(len(ys) * 0.05) + 1], *(p[1] for p in kept)])
@@ -189,7 +192,12 @@ def pareto(
         x_lo, x_hi = min(x_lo, budget.value), max(x_hi, budget.value * 1.05)
     x_pad, y_pad = (x_hi - x_lo or x_hi or 1) * 0.06, (y_hi - y_lo or 1) * 0.08
     x_lo, x_hi, y_lo, y_hi = max(0.0, x_lo - x_pad), x_hi + x_pad, y_lo - y_pad, y_hi + y_pad
-    inside = [(px, py) for px, py in cloud if x_lo <= px <= x_hi and y_lo <= py <= y_hi]
+
+    def is_inside(px: float, py: float) -> bool:
+        return x_lo <= px <= x_hi and y_lo <= py <= y_hi
+
+    inside = [(px, py) for px, py in cloud if is_inside(px, py)]
+    seen_inside = [p for p in seen if is_inside(p.x, p.y)]
     stair = sorted(front, key=lambda p: (p.x, p.y))
 
     def draw(width: int, narrow: bool) -> _Canvas:
@@ -201,6 +209,8 @@ def pareto(
         if budget and x_lo <= budget.value <= x_hi:
             canvas.budget(x, budget, 56, height - 46)
         canvas.add("path", "cloud", d="".join(f"M{x(px):.1f} {y(py):.1f}h0" for px, py in inside) or "M0 0")
+        for p in seen_inside:  # there is no pointer on a phone
+            canvas.add("circle", f"seen {p.series}", tip="" if narrow else p.tip, cx=x(p.x), cy=y(p.y), r=2.8)
         if stair:
             steps = "".join(f"H{x(p.x):.1f}V{y(p.y):.1f}" for p in stair[1:])
             canvas.add("path", f"stair {stair[0].series}", d=f"M{x(stair[0].x):.1f} {y(stair[0].y):.1f}{steps}")
@@ -216,7 +226,7 @@ def pareto(
                         "end" if to_left else "start")  # fmt: skip
         return canvas
 
-    outside = len(cloud) - len(inside)
+    outside = len(candidates) - len(inside) - len(seen_inside)
     return _both(draw, f"{outside} slower or less accurate candidates lie outside the plot." if outside else "")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgenas.artifacts.kernel import Precision
 from edgenas.network.fuse import BlockedLayout, FusedKernel, FusionRules
 from edgenas.network.graph import Network, Shape
+from edgenas.runtimes import perf_test
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +27,11 @@ NAME = "onnxruntime"
 PROFILED_NODE_US = 3.0  # what profiling adds to a node: 2.4 to 3.4 us were measured
 MOVES = ("ReorderInput", "ReorderOutput")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+INFER_BATCH = 1
+OPENING_LIMIT_S = 60.0  # for loading a model on a slow board
 AGENT_PART = Path(__file__).with_name("onnxruntime_agent.py")
+AGENT_MODULES = (Path(__file__).with_name("onnxruntime_profile.py"),)
+ANDROID_PART = Path(__file__).with_name("onnxruntime_android.py")
 
 _CONV_ACTIVATIONS = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu")
 _GEMM_ACTIVATIONS = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "HardSigmoid", "Selu", "Softplus", "Softsign")
@@ -36,9 +41,24 @@ _FLOAT = FusionRules(
     activations_after_add=("Relu", "Clip", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu"),
 )
 _INT8 = FusionRules(
-    conv_add=(), activations_after={"Conv": ("Relu", "Clip"), "Add": ("Relu", "Clip"), "Gemm": ("Relu", "Clip")}
+    conv_add=(), activations_after=dict.fromkeys(("Conv", "Add", "Gemm", "AveragePool"), ("Relu", "Clip"))
 )
 _BLOCKED_OPS = ("Relu", "Sigmoid", "Tanh", "BatchNormalization", "Swish")
+
+
+def remedy(has_python: bool) -> str:
+    if has_python:
+        return "pip install onnxruntime there, or name the Python that has it: ssh://user@host?python=PATH."
+    return perf_test.REMEDY
+
+
+def caveat(version: str) -> str:
+    return ""
+
+
+def worth_searching(fast: Sequence[Precision]) -> tuple[Precision, ...]:
+    """All: INT8 is slower than FP32 for some blocks."""
+    return tuple(precision for precision in PRECISIONS if precision in fast)
 
 
 def fusion(precision: Precision, isa: Collection[str]) -> FusionRules:
@@ -73,6 +93,10 @@ def int8_model(
     from edgenas.onnxio.qdq import to_qdq
 
     return to_qdq(network, weights, ranges, weight_bits=weight_bits)
+
+
+def calibration_cache(network: Network, ranges: Mapping[str, ActivationQuantization], version: str) -> str | None:
+    return None
 
 
 def attribute(nodes: Sequence[dict[str, Any]], kernels: tuple[FusedKernel, ...]) -> list[list[float] | None]:

@@ -4,6 +4,23 @@ import json
 import os
 import tempfile
 
+from onnxruntime_profile import per_node
+from timing import DROPPED, InProcess
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # from 1.29 on it reports to its makers unless told before it is imported
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "xnnpack": "XnnpackExecutionProvider"}
+
+TYPES = {
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
 
 def versions():
     try:
@@ -13,9 +30,13 @@ def versions():
     return {"onnxruntime": onnxruntime.__version__}
 
 
-def open_session(path, threads, profile_prefix=None):
+def open_session(path, wanted, profile_prefix=None):
     import onnxruntime
 
+    threads, provider = wanted["threads"], PROVIDERS[wanted.get("provider", "cpu")]
+    there = onnxruntime.get_available_providers()
+    if provider not in there:
+        raise RuntimeError("this ONNX Runtime was built without %s; it has %s" % (provider, ", ".join(there)))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -24,7 +45,8 @@ def open_session(path, threads, profile_prefix=None):
     if profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    providers = [provider] if provider == PROVIDERS["cpu"] else [provider, PROVIDERS["cpu"]]
+    return onnxruntime.InferenceSession(path, options, providers=providers)
 
 
 def random_feed(session):
@@ -34,66 +56,42 @@ def random_feed(session):
     feed = {}
     for tensor in session.get_inputs():
         shape = [side if isinstance(side, int) else 1 for side in tensor.shape]
-        feed[tensor.name] = rng.standard_normal(shape).astype(numpy.float32)
+        feed[tensor.name] = rng.standard_normal(shape).astype(TYPES.get(tensor.type, "float32"))
     return feed
 
 
-def open_model(path, threads):
-    session = open_session(path, threads)
+def open_model(path, options):
+    session = open_session(path, options)
     feed = random_feed(session)
-    return lambda: session.run(None, feed)
+    return InProcess(lambda: session.run(None, feed), options["threads"])
 
 
-def open_profile(path, threads):
-    """(run, finish): after any number of runs `finish` gives [{"name": node, "op": type, "shapes":
+def open_profile(path, options):
+    """(timer, finish): `finish(chunks, chunk)`, after that many chunks at the end, gives [{"name": node, "op": type, "shapes":
     [first input, first output], "us": [one duration a run]}], in order."""
     folder = tempfile.TemporaryDirectory()
-    session = open_session(path, threads, os.path.join(folder.name, "profile"))
+    session = open_session(path, options, os.path.join(folder.name, "profile"))
     feed = random_feed(session)
-    count = [0]
 
-    def run():
-        session.run(None, feed)
-        count[0] += 1
-
-    def finish():
-        with open(session.end_profiling()) as file:
+    def finish(chunks, chunk):
+        with open(session.end_profiling(), encoding="utf-8") as file:
             events = json.load(file)
         folder.cleanup()
-        return per_node(events, count[0])
+        # the warm-up, and the runs that every chunk drops, were profiled as well
+        each = chunk + DROPPED
+        nodes = per_node(events, chunks * each)
+        for node in nodes:
+            node["us"] = [us for i, us in enumerate(node["us"]) if i % each >= DROPPED]
+        return nodes
 
-    return run, finish
-
-
-def per_node(events, run_count):
-    nodes = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            name = event["name"][: -len("_kernel_time")]
-            args = event["args"]
-            shapes = [first_shape(args.get(key)) for key in ("input_type_shape", "output_type_shape")]
-            found = {"name": name, "op": args.get("op_name", ""), "shapes": shapes, "us": []}
-            node = nodes.setdefault(name, found)
-            node["us"].append(event["dur"])
-    for node in nodes.values():
-        each = len(node["us"]) // run_count  # more than one event a run if two nodes share a name
-        node["us"] = [sum(node["us"][i : i + each]) for i in range(0, len(node["us"]), each)]
-    return list(nodes.values())
+    return InProcess(lambda: session.run(None, feed), options["threads"]), finish
 
 
-def first_shape(tensors):
-    """[{"float": [1, 16, 28, 28]}, ...], as a profile has it -> [1, 16, 28, 28]."""
-    for tensor in tensors or []:
-        for shape in tensor.values():
-            return shape
-    return []
-
-
-def infer(path, inputs, outputs, threads):
+def infer(path, inputs, outputs, options):
     """Run every row of the float32 .npy `inputs` (N, ...) as a batch of one; write the first output (N, ...) to `outputs`."""
     import numpy
 
-    session = open_session(path, threads)
+    session = open_session(path, options)
     name = session.get_inputs()[0].name
     images = numpy.load(inputs, mmap_mode="r")
     rows = [session.run(None, {name: numpy.ascontiguousarray(images[i : i + 1])})[0] for i in range(len(images))]

@@ -3,47 +3,48 @@ started again with the same seed, a search takes the same path and finds these a
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgenas.spaces.space import Subnet
+from edgenas.store import LineLog
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """`score` is validation top-1 (or balanced) accuracy from the supernet, `latency_ms` the predictor's."""
+    """`score` is validation top-1 (or balanced) accuracy, `latency_ms` the predictor's. At `rung` 0 the score is from the supernet,
+    at rung r after the r-th length of training of its own."""
 
     subnet: Subnet
     score: float
     latency_ms: float
+    rung: int = 0
+
+
+ScoreMany = Callable[[Sequence[Subnet]], Iterable[float]]  # in the order of the subnets, each as soon as it is known
 
 
 class Evaluations:
-    """subnet -> score, computed once and kept in `path`."""
+    """subnet -> score, computed once and kept in `path`. `many`, where there is a quicker way than one after the other."""
 
-    def __init__(self, path: Path, score: Callable[[Subnet], float]) -> None:
-        self._score = score
-        self._path = path
-        self.known: dict[str, float] = {}
-        if path.exists():
-            data = path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):  # a line cut short by a killed process
-                with path.open("r+b") as file:
-                    file.truncate(len(whole))
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                self.known[entry["id"]] = entry["score"]
+    def __init__(self, path: Path, score: Callable[[Subnet], float], *, many: ScoreMany | None = None) -> None:
+        self._many: ScoreMany = many or (lambda subnets: map(score, subnets))
+        self._log = LineLog(path)
+        self.known: dict[str, float] = {entry["id"]: entry["score"] for entry in self._log.entries}
 
     def score(self, subnet: Subnet) -> float:
-        if subnet.id not in self.known:
-            self.known[subnet.id] = self._score(subnet)
-            with self._path.open("a") as file:
-                entry = {"id": subnet.id, "genome": subnet.genome, "score": self.known[subnet.id]}
-                file.write(json.dumps(entry) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        return self.known[subnet.id]
+        return next(self.scores([subnet]))
+
+    def scores(self, subnets: Sequence[Subnet]) -> Iterator[float]:
+        """Those that aren't known yet are evaluated together; each is in the log before it is given."""
+        unknown = list({subnet.id: subnet for subnet in subnets if subnet.id not in self.known}.values())
+        found = iter(self._many(unknown)) if unknown else iter(())
+        for subnet in subnets:
+            if subnet.id not in self.known:
+                self._keep(subnet, next(found))
+            yield self.known[subnet.id]
+
+    def _keep(self, subnet: Subnet, score: float) -> None:
+        self.known[subnet.id] = score
+        self._log.add({"id": subnet.id, "genome": subnet.genome, "score": score})

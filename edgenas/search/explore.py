@@ -7,7 +7,7 @@ further: weights shared by millions of subnets serve none of them well, weights 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +39,15 @@ def explore(
     count: int,
     seed: int,
     on_evaluation: Callable[[int, Candidate], None] = lambda count, candidate: None,
+    *,
+    drawn: Sequence[tuple[Subnet, float]] | None = None,
 ) -> Exploration | None:
-    """Evaluate `count` random subnets predicted to meet the budget. None if there are none."""
+    """Evaluate `count` random subnets predicted to meet the budget, or those `drawn`, with their latencies. None if there are none."""
+    if drawn is None:
+        drawn = feasible(space, latency, budget_ms, count, np.random.default_rng(seed))
     found = []
-    for subnet, ms in feasible(space, latency, budget_ms, count, np.random.default_rng(seed)):
-        found.append(Candidate(subnet, evaluations.score(subnet), ms))
+    for (subnet, ms), score in zip(drawn, evaluations.scores([subnet for subnet, _ in drawn]), strict=True):
+        found.append(Candidate(subnet, score, ms))
         on_evaluation(len(found), found[-1])
     return Exploration(tuple(found), narrow(space, found)) if found else None
 

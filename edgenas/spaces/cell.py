@@ -2,6 +2,7 @@
 
 Operations and topology are data: an instance of CellSpace is the space. Unlike in the mobile space a Subnet is a network as written,
 dead branches and all, because published latencies and accuracies of such spaces are of those; `network.readings` says what runs.
+The space that a build trains is in `cell_stack`.
 
 Genome: one gene an edge, edges by target and then by source, as in the architecture strings.
 """
@@ -23,7 +24,7 @@ from edgenas.network.builder import INPUT, Builder
 from edgenas.network.costs import macs
 from edgenas.network.graph import Network, Shape
 from edgenas.spaces.operations import OPERATIONS, append
-from edgenas.spaces.space import Genome, Subnet
+from edgenas.spaces.space import Genome, Subnet, crossed, mutated, random_genome
 
 _EDGE = re.compile(r"([a-z0-9_]+)~(\d+)")
 
@@ -71,18 +72,13 @@ class CellSpace:
         return Subnet(self.name, tuple(int(gene) for gene in genome))
 
     def sample(self, rng: np.random.Generator) -> Subnet:
-        return self.subnet(tuple(int(rng.integers(count)) for count in self.radix()))
+        return self.subnet(random_genome(self.radix(), rng))
 
     def mutate(self, subnet: Subnet, rng: np.random.Generator, rate: float) -> Subnet:
-        genes = list(subnet.genome)
-        for i, count in enumerate(self.radix()):
-            if rng.random() < rate:
-                genes[i] = int(rng.integers(count))
-        return self.subnet(tuple(genes))
+        return self.subnet(mutated(subnet.genome, self.radix(), rng, rate))
 
     def crossover(self, one: Subnet, other: Subnet, rng: np.random.Generator) -> Subnet:
-        pairs = zip(one.genome, other.genome, strict=True)
-        return self.subnet(tuple(pair[int(rng.random() < 0.5)] for pair in pairs))
+        return self.subnet(crossed(one.genome, other.genome, rng))
 
     def smallest(self) -> tuple[Subnet, ...]:
         """Every edge the operation with the fewest MACs: one for each operation that has none."""

@@ -1,10 +1,12 @@
 """The `mobile` space: per stage plain, residual, fused MBConv or MBConv blocks, and the device's table decides which.
 
 A subnet chooses the input resolution, the stem's width, where to down-sample, per stage the block type, depth, kernel size, expand
-ratio and width, and a pooled or a flatten head. On a CPU with fast INT8 3x3 convolutions the plain types win; on others the
-depthwise ones do. Blocks: ResNet (He et al. 2016), MobileNetV2 (Sandler et al. 2018), EfficientNetV2 (Tan & Le 2021).
+ratio and width, and a pooled or a flatten head; where the device does them well also the activation and squeeze-excite. On a CPU with
+fast INT8 3x3 convolutions the plain types win; on others the depthwise ones do. Blocks: ResNet (He et al. 2016), MobileNetV2 (Sandler
+et al. 2018), MobileNetV3 (Howard et al. 2019), EfficientNetV2 (Tan & Le 2021).
 
-Genome: [resolution, stem width, down-sampling, (type, depth, kernel, expand, width) per stage, head].
+Genome: [resolution, stem width, down-sampling, (type, depth, kernel, expand, width, activation, squeeze-excite) per stage, head], the
+activation and squeeze-excite only where there are several options.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from math import prod
 
@@ -22,10 +24,11 @@ from edgenas.errors import InputError
 from edgenas.network.builder import INPUT, Builder
 from edgenas.network.costs import macs
 from edgenas.network.graph import Network, Shape
-from edgenas.spaces.blocks import BLOCKS, block_expand, block_kernel
-from edgenas.spaces.space import Genome, Subnet
+from edgenas.spaces.blocks import ACTIVATIONS, BLOCKS, block_expand, block_kernel, block_squeeze_excite
+from edgenas.spaces.offer import ANYTHING, Offer
+from edgenas.spaces.space import Genome, Subnet, mutated, random_genome
 
-STAGE_GENES = 5
+OWN_GENES = 5  # of a stage; those of the space's activations and squeeze-excite come after them
 HEADS = ("pool", "flatten")
 
 
@@ -49,25 +52,39 @@ class MobileSpace:
     downsampling: tuple[tuple[int, ...], ...]  # strides of the stem and of each stage
     stages: tuple[Stage, ...]
     heads: tuple[str, ...] = HEADS
+    activations: tuple[str, ...] = ("relu",)  # of the blocks; the stem's is ReLU
+    squeeze_excite: tuple[bool, ...] = (False,)  # in MBConv blocks
 
     def __post_init__(self) -> None:
         for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in fields(s)] + [
-            (name, getattr(self, name)) for name in ("resolutions_px", "stem_widths", "downsampling", "stages", "heads")
+            (f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("channels", "classes")
         ]:
             if not options:
                 raise InputError(f"the mobile space has no options for {name}", "Give each choice at least one option.")
         unknown = {t for stage in self.stages for t in stage.types} - set(BLOCKS)
         if unknown:
             raise InputError(f"the mobile space knows no block type {sorted(unknown)}", f"Known: {', '.join(BLOCKS)}.")
+        if unknown := set(self.activations) - set(ACTIVATIONS):
+            raise InputError(
+                f"the mobile space knows no activation {sorted(unknown)}", f"Known: {', '.join(ACTIVATIONS)}."
+            )
 
     @cached_property
     def id(self) -> str:
-        return hashlib.sha256(json.dumps(["mobile", asdict(self)]).encode()).hexdigest()[:12]
+        settings = asdict(self)
+        for field in fields(
+            self
+        ):  # what came later and isn't used leaves the id of what was measured and trained before
+            if field.name in ("activations", "squeeze_excite") and settings[field.name] == field.default:
+                del settings[field.name]
+        return hashlib.sha256(json.dumps(["mobile", settings]).encode()).hexdigest()[:12]
 
     def radix(self) -> tuple[int, ...]:
-        per_stage = [
-            len(options) for s in self.stages for options in (s.types, s.depths, s.kernels, s.expands, s.widths)
-        ]
+        return self._radix
+
+    @cached_property
+    def _radix(self) -> tuple[int, ...]:
+        per_stage = [len(options) for stage in self.stages for options in self._ranges(stage)]
         return (
             len(self.resolutions_px),
             len(self.stem_widths),
@@ -78,29 +95,30 @@ class MobileSpace:
 
     def size(self) -> int:
         """Distinct subnets (inactive genes don't count)."""
-        stages = [
-            len({self._canonical_stage(stage, genes) for genes in itertools.product(*_ranges(stage))})
-            for stage in self.stages
-        ]
+        stages = [len(set(canonical.values())) for canonical in self._canonical]
         return prod(stages) * prod(self.radix()[:3]) * len(self.heads)
 
     def subnet(self, genome: Genome) -> Subnet:
         """The canonical Subnet of `genome`: genes that the chosen block types don't read are 0."""
         genes = [int(g) for g in genome]
-        for i, stage in enumerate(self.stages):
-            at = 3 + i * STAGE_GENES
-            genes[at : at + STAGE_GENES] = self._canonical_stage(stage, tuple(genes[at : at + STAGE_GENES]))
+        for i, canonical in enumerate(self._canonical):
+            start, stop = self._stage_span(i)
+            genes[start:stop] = canonical[tuple(genes[start:stop])]
         return Subnet("mobile", tuple(genes))
 
+    @cached_property
+    def _canonical(self) -> tuple[dict[Genome, Genome], ...]:
+        """For each stage: its genes -> those of the first subnet that comes to the same. Searches ask a hundred thousand times."""
+        return tuple(
+            {genes: self._canonical_stage(stage, genes) for genes in itertools.product(*self._ranges(stage))}
+            for stage in self.stages
+        )
+
     def sample(self, rng: np.random.Generator) -> Subnet:
-        return self.subnet(tuple(int(rng.integers(n)) for n in self.radix()))
+        return self.subnet(random_genome(self.radix(), rng))
 
     def mutate(self, subnet: Subnet, rng: np.random.Generator, rate: float) -> Subnet:
-        genes = list(subnet.genome)
-        for i, count in enumerate(self.radix()):
-            if rng.random() < rate:
-                genes[i] = int(rng.integers(count))
-        return self.subnet(tuple(genes))
+        return self.subnet(mutated(subnet.genome, self.radix(), rng, rate))
 
     def crossover(self, one: Subnet, other: Subnet, rng: np.random.Generator) -> Subnet:
         """Uniform, but a stage's genes travel together: they only mean something with their block type."""
@@ -117,7 +135,9 @@ class MobileSpace:
             genes = [0] * len(self.radix())
             genes[2] = self._downsampling_by_area()[0]
             for i, stage in enumerate(self.stages):
-                genes[3 + i * STAGE_GENES] = stage.types.index(name) if name in stage.types else 0
+                at, _ = self._stage_span(i)
+                genes[at] = stage.types.index(name) if name in stage.types else 0
+                self._choose(genes, i, "relu" if "relu" in self.activations else self.activations[0], False)
             found.append(self.subnet(tuple(genes)))
         return tuple(dict.fromkeys(found))
 
@@ -126,9 +146,10 @@ class MobileSpace:
         genes = [count - 1 for count in self.radix()]
         genes[2] = self._downsampling_by_area()[-1]
         for i, stage in enumerate(self.stages):
+            self._choose(genes, i, self.activations[-1], True)
             choices = [genes[:] for _ in stage.types]
             for t, choice in enumerate(choices):
-                choice[3 + i * STAGE_GENES] = t
+                choice[self._stage_span(i)[0]] = t
             genes = max(choices, key=lambda choice: macs(self.network(self.subnet(tuple(choice)))))
         genes[-1] = 0
         return self.subnet(tuple(genes))
@@ -141,9 +162,10 @@ class MobileSpace:
         x = b.activation("stem/relu", x)
         for i in range(len(self.stages)):
             kind, depth, kernel, expand, width = self._stage_values(subnet, i)
+            activation, excite = self._gates(subnet, i)
             for j in range(depth):
-                name = f"stage{i}/block{j}/{kind}"
-                x = BLOCKS[kind](b, name, x, width, kernel, expand, strides[i + 1] if j == 0 else 1)
+                name, stride = f"stage{i}/block{j}/{kind}", strides[i + 1] if j == 0 else 1
+                x = BLOCKS[kind](b, name, x, width, kernel, expand, stride, activation, excite)
         if self.heads[subnet.genome[-1]] == "pool":
             return b.finish(
                 b.linear("head/pooled", b.flatten("head/flatten", b.global_average_pool("head/pool", x)), self.classes)
@@ -161,6 +183,9 @@ class MobileSpace:
             used = [f"kernel {block_kernel(kind, kernel)}"]
             if block_expand(kind, 2) > 1:
                 used.append(f"expand {expand}")
+            activation, excite = self._gates(subnet, i)
+            used += [activation] if len(self.activations) > 1 else []
+            used += ["squeeze-excite"] if excite else []
             lines.append(
                 f"stage {i + 1}: {depth} x {kind}, {', '.join(used)}, {width} channels, stride {strides[i + 1]}"
             )
@@ -174,12 +199,13 @@ class MobileSpace:
         for pattern, t, head in itertools.product(range(len(self.downsampling)), range(kinds), range(len(self.heads))):
             genes = [*top[:2], pattern, *top[3:-1], head]
             for i, stage in enumerate(self.stages):
-                genes[3 + i * STAGE_GENES] = min(t, len(stage.types) - 1)
+                genes[self._stage_span(i)[0]] = min(t, len(stage.types) - 1)
+                self._choose(genes, i, self.activations[-1], True)
             for resolution in range(len(self.resolutions_px)):
                 genes[0] = resolution
                 for name, shape in _weight_shapes(self.network(self.subnet(tuple(genes)))):
                     shapes[name] = tuple(map(max, shape, shapes.get(name, shape)))
-        # a skip convolution or a residual exists only where shapes differ: ask for the narrow widths too
+        # some layers exist only where shapes differ, or without an expansion: ask for the narrow widths and all ratios too
         for name, shape in self._narrow_shapes():
             shapes[name] = tuple(map(max, shape, shapes.get(name, shape)))
         return shapes
@@ -188,14 +214,13 @@ class MobileSpace:
         found = []
         top = [count - 1 for count in self.radix()]
         for i, stage in enumerate(self.stages):
-            for t, width, before in itertools.product(range(len(stage.types)), range(len(stage.widths)), range(9)):
+            options = (range(len(o)) for o in (stage.types, stage.expands, stage.widths))
+            for t, expand, width, before in itertools.product(*options, range(9)):
                 genes = top[:]
-                at = 3 + i * STAGE_GENES
-                genes[at], genes[at + 4] = t, width
-                if i == 0:
-                    genes[1] = min(before, top[1])
-                else:
-                    genes[at - 1] = min(before, top[at - 1])
+                at, _ = self._stage_span(i)
+                genes[at], genes[at + 3], genes[at + 4] = t, expand, width
+                came = 1 if i == 0 else self._stage_span(i - 1)[0] + 4  # the gene of the width before
+                genes[came] = min(before, top[came])
                 found.extend(_weight_shapes(self.network(self.subnet(tuple(genes)))))
         return found
 
@@ -206,11 +231,12 @@ class MobileSpace:
         columns = [place * radix[1] + genomes[:, 1]]
         before, before_radix = genomes[:, 1], radix[1]
         for i in range(len(self.stages)):
+            start, stop = self._stage_span(i)
             code = place * before_radix + before
-            for gene in range(3 + i * STAGE_GENES, 3 + (i + 1) * STAGE_GENES):
+            for gene in range(start, stop):
                 code = code * radix[gene] + genomes[:, gene]
             columns.append(code)
-            before, before_radix = genomes[:, 7 + i * STAGE_GENES], radix[7 + i * STAGE_GENES]
+            before, before_radix = genomes[:, start + 4], radix[start + 4]
         columns.append((place * before_radix + before) * radix[-1] + genomes[:, -1])
         return np.stack(columns, axis=1)
 
@@ -219,7 +245,7 @@ class MobileSpace:
         return tuple(tuple(n.name for n in network.nodes if n.name.startswith(p)) for p in prefixes)
 
     def _groups(self) -> list[tuple[int, int]]:
-        stages = [(3 + i * STAGE_GENES, 3 + (i + 1) * STAGE_GENES) for i in range(len(self.stages))]
+        stages = [self._stage_span(i) for i in range(len(self.stages))]
         return [(0, 1), (1, 2), (2, 3), *stages, (len(self.radix()) - 1, len(self.radix()))]
 
     def _downsampling_by_area(self) -> list[int]:
@@ -231,8 +257,8 @@ class MobileSpace:
         return sorted(range(len(self.downsampling)), key=lambda i: area(self.downsampling[i]))
 
     def _stage_values(self, subnet: Subnet, i: int) -> tuple[str, int, int, int, int]:
-        at, stage = 3 + i * STAGE_GENES, self.stages[i]
-        t, depth, kernel, expand, width = subnet.genome[at : at + STAGE_GENES]
+        (at, _), stage = self._stage_span(i), self.stages[i]
+        t, depth, kernel, expand, width = subnet.genome[at : at + OWN_GENES]
         kind = stage.types[t]
         return (
             kind,
@@ -242,9 +268,33 @@ class MobileSpace:
             stage.widths[width],
         )
 
-    @staticmethod
-    def _canonical_stage(stage: Stage, genes: tuple[int, ...]) -> tuple[int, ...]:
-        t, depth, kernel, expand, width = genes
+    def _gates(self, subnet: Subnet, i: int) -> tuple[str, bool]:
+        """The stage's activation, and whether its blocks have squeeze-excite."""
+        start, stop = self._stage_span(i)
+        chosen = iter(subnet.genome[start + OWN_GENES : stop])
+        activation = self.activations[next(chosen) if len(self.activations) > 1 else 0]
+        excite = self.squeeze_excite[next(chosen) if len(self.squeeze_excite) > 1 else 0]
+        return activation, block_squeeze_excite(self.stages[i].types[subnet.genome[start]], excite)
+
+    def _choose(self, genes: list[int], i: int, activation: str, squeeze_excite: bool) -> None:
+        """Sets the stage's genes for these, as far as there are options."""
+        at = self._stage_span(i)[0] + OWN_GENES
+        if len(self.activations) > 1:
+            genes[at], at = self.activations.index(activation), at + 1
+        if len(self.squeeze_excite) > 1:
+            genes[at] = self.squeeze_excite.index(squeeze_excite)
+
+    def _stage_span(self, i: int) -> tuple[int, int]:
+        """Where the genes of stage i are."""
+        count = OWN_GENES + (len(self.activations) > 1) + (len(self.squeeze_excite) > 1)
+        return 3 + i * count, 3 + (i + 1) * count
+
+    def _ranges(self, stage: Stage) -> list[range]:
+        own = [range(len(o)) for o in (stage.types, stage.depths, stage.kernels, stage.expands, stage.widths)]
+        return own + [range(len(o)) for o in (self.activations, self.squeeze_excite) if len(o) > 1]
+
+    def _canonical_stage(self, stage: Stage, genes: tuple[int, ...]) -> tuple[int, ...]:
+        t, depth, kernel, expand, width, *gates = genes
         kind = stage.types[t]
         if kind != "mbconv":
             kernel = 0
@@ -252,13 +302,16 @@ class MobileSpace:
         expand = next(
             i for i, e in enumerate(stage.expands) if block_expand(kind, e) == block_expand(kind, stage.expands[expand])
         )
-        return (t, depth, kernel, expand, width)
+        if len(self.squeeze_excite) > 1 and not block_squeeze_excite(kind, True):
+            gates[-1] = 0
+        return (t, depth, kernel, expand, width, *gates)
 
 
-def for_data(resolution_px: int, channels: int, classes: int) -> MobileSpace:
+def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANYTHING) -> MobileSpace:
     """The space that suits images of this side: three stages under 64 px, four from there on.
 
-    Where there is room (three quarters of the side is still 24 px) a smaller input resolution is a choice as well.
+    Where there is room (three quarters of the side is still 24 px) a smaller input resolution is a choice as well. Kernels of 7 px
+    (from 64 px on), HardSwish and squeeze-excite are choices where the devices do them well, and widths are in their multiples.
     """
     smaller = resolution_px * 3 // 4 // 4 * 4
     resolutions = (smaller, resolution_px) if smaller >= 24 else (resolution_px,)
@@ -277,7 +330,17 @@ def for_data(resolution_px: int, channels: int, classes: int) -> MobileSpace:
             Stage(widths=(64, 96, 128)),
         )
         patterns = _downsampling(len(stages), reductions=(4,) if resolution_px < 160 else (5,), early=((2, 2), (3, 3)))
-    return MobileSpace(channels, classes, resolutions, (16, 32), patterns, stages)
+    kernels = (3, 5, 7) if offer.depthwise_7x7 and resolution_px >= 64 else (3, 5)
+    return MobileSpace(
+        channels,
+        classes,
+        resolutions,
+        offer.widths((16, 32)),
+        patterns,
+        tuple(replace(stage, kernels=kernels, widths=offer.widths(stage.widths)) for stage in stages),
+        activations=("relu", "hard_swish") if "hard_swish" in offer.activations else ("relu",),
+        squeeze_excite=(False, True) if offer.squeeze_excite else (False,),
+    )
 
 
 def _downsampling(
@@ -287,10 +350,6 @@ def _downsampling(
     within the first n: blocks at a high resolution are the slowest a net can have."""
     patterns = itertools.product((1, 2), repeat=stage_count + 1)
     return tuple(p for p in patterns if p.count(2) in reductions and all(p[:n].count(2) >= times for n, times in early))
-
-
-def _ranges(stage: Stage) -> list[range]:
-    return [range(len(o)) for o in (stage.types, stage.depths, stage.kernels, stage.expands, stage.widths)]
 
 
 def _weight_shapes(network: Network) -> list[tuple[str, Shape]]:

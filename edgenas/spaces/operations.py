@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,10 +49,18 @@ OPERATIONS: dict[str, tuple[Step, ...]] = {
 }
 
 
+def has_weights(operation: str) -> bool:
+    return any(step.kind in ("conv", "depthwise") for step in OPERATIONS[operation])
+
+
 def append(b: Builder, name: str, operation: str, x: str, channels: int, stride: int = 1) -> str:
     """Appends `operation` on the tensor `x`; returns the tensor that it makes, of `channels` where it has a convolution. Raises
     KeyError for an operation that isn't in OPERATIONS."""
-    for i, step in enumerate(OPERATIONS[operation]):
+    return append_steps(b, name, OPERATIONS[operation], x, channels, stride)
+
+
+def append_steps(b: Builder, name: str, steps: Sequence[Step], x: str, channels: int, stride: int = 1) -> str:
+    for i, step in enumerate(steps):
         x = _append_step(b, f"{name}/{step.kind}{i}", step, x, channels, stride if step.strided else 1)
     return x
 

@@ -26,6 +26,22 @@ class Subnet:
         return hashlib.sha256(json.dumps([self.space, self.genome]).encode()).hexdigest()[:12]
 
 
+def random_genome(radix: tuple[int, ...], rng: np.random.Generator) -> Genome:
+    return tuple(int(rng.integers(options)) for options in radix)
+
+
+def mutated(genome: Genome, radix: tuple[int, ...], rng: np.random.Generator, rate: float) -> Genome:
+    """Each gene is drawn anew with probability `rate`."""
+    return tuple(
+        int(rng.integers(options)) if rng.random() < rate else gene for gene, options in zip(genome, radix, strict=True)
+    )
+
+
+def crossed(one: Genome, other: Genome, rng: np.random.Generator) -> Genome:
+    """Uniform: each gene of one parent or the other."""
+    return tuple(pair[int(rng.random() < 0.5)] for pair in zip(one, other, strict=True))
+
+
 class SearchSpace(Protocol):
     """Arithmetic only: nothing here imports torch."""
 

@@ -4,58 +4,39 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-import weakref
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
-from edgenas.errors import TargetError
-from edgenas.targets.channel import Channel
-from edgenas.targets.target import AGENT
+from edgenas.errors import InputError, TargetError
+from edgenas.targets.bootstrap import PROGRAM
+from edgenas.targets.channel import Link
+from edgenas.targets.target import TargetOptions
 
 
-class LocalTarget:
-    name = "local"
-    provenance: Literal["measured", "emulated"] = "measured"
+def open_link(address: str) -> tuple[Link, TargetOptions]:
+    if address != "local":
+        raise InputError(f"no target understands {address!r}", "This machine is --target local.")
+    return ProcessLink("local", [sys.executable, "-u", "-c", PROGRAM]), TargetOptions()
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="edgenas-")
-        self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
-    def put(self, data: bytes, name: str) -> str:
+class ProcessLink:
+    """A command on this machine."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name, self.command = name, list(command)
+
+    def start(self) -> subprocess.Popen[str]:
         try:
-            Path(self.path(name)).write_bytes(data)
-        except OSError as error:
-            raise TargetError(
-                f"{name!r} can't be written on the target: {error.strerror}", "Free some space there."
-            ) from error
-        return self.path(name)
-
-    def get(self, path: str) -> bytes:
-        try:
-            return Path(path).read_bytes()
-        except OSError as error:
-            raise TargetError(f"{path!r} can't be read on the target: {error.strerror}") from error
-
-    def path(self, name: str) -> str:
-        return str(Path(self._folder.name) / name)
-
-    def agent(self, runtime_part: Path) -> Channel:
-        def start() -> subprocess.Popen[str]:
             return subprocess.Popen(
-                [sys.executable, str(AGENT), str(runtime_part)],
+                self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
+                errors="replace",
             )
+        except OSError as error:
+            raise TargetError(f"{self.command[0]} can't be started: {error.strerror}") from error
 
-        channel = Channel(start)
-        self._channels.add(channel)
-        return channel
-
-    def close(self) -> None:
-        for channel in list(self._channels):
-            channel.close()
-        self._folder.cleanup()
+    def ended(self, code: int | None, said: Sequence[str]) -> TargetError | None:
+        return None

@@ -1,0 +1,116 @@
+"""How the benchmarks of searched against hand-designed networks judge: the front, what is read off it, and rank correlations."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+
+
+@pytest.fixture(scope="module")
+def headline() -> ModuleType:
+    return tool("bench_headline")
+
+
+@pytest.fixture(scope="module")
+def rank() -> ModuleType:
+    return tool("bench_rank")
+
+
+@functools.cache
+def tool(name: str) -> ModuleType:
+    sys.path.insert(0, str(TOOLS))
+    try:
+        spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+def baseline(ms: float, validation: float, test: float, seed: int = 0) -> dict[str, Any]:
+    return {
+        "kind": "baseline",
+        "name": f"net {ms}",
+        "seed": seed,
+        "ms": ms,
+        "precision": "int8",
+        "validation": {"int8": validation},
+        "test_accuracy": test,
+    }
+
+
+def test_left_out_is_what_is_far_under_something_no_slower(headline: ModuleType) -> None:
+    screening = headline.Screening(
+        {}, {"small": 0.80, "slow and bad": 0.81, "slow": 0.90, "close": 0.885, "large": 0.91}
+    )
+    ms = {"small": 0.1, "close": 0.2, "slow": 0.2, "slow and bad": 0.3, "large": 0.4, "never screened": 0.1}
+    assert screening.far_under(ms) == {"slow and bad": "81.0 % after a quarter of the epochs, 90.0 % is as fast"}
+
+
+def test_the_front_is_chosen_on_validation_images(headline: ModuleType) -> None:
+    """The one that is the best on the test part is not chosen for that."""
+    rows = [baseline(0.1, 0.90, 0.89), baseline(0.2, 0.89, 0.95), baseline(0.3, 0.92, 0.91)]
+    assert headline.front_of(rows) == [(0.1, 0.89), (0.3, 0.91)]
+
+
+def test_between_two_of_the_front_latency_is_a_straight_line(headline: ModuleType) -> None:
+    assert headline.latency_at([(0.1, 0.88), (0.3, 0.92)], 0.90) == (pytest.approx(0.2), "")
+    assert headline.latency_at([(0.1, 0.88), (0.3, 0.92)], 0.88) == (0.1, "")
+
+
+def test_beyond_the_front_nothing_is_extrapolated(headline: ModuleType) -> None:
+    front = [(0.1, 0.88), (0.3, 0.92)]
+    above, below = headline.latency_at(front, 0.95), headline.latency_at(front, 0.80)
+    assert above[0] == 0.3
+    assert "more accurate" in above[1]
+    assert below[0] == 0.1
+    assert "less accurate" in below[1]
+
+
+@given(points=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.5, 1)), min_size=1, max_size=8), at=st.floats(0.5, 1))
+def test_what_is_read_off_lies_within_the_front(points: list[tuple[float, float]], at: float) -> None:
+    module = tool("bench_headline")
+    rows = [baseline(ms, accuracy, accuracy) for ms, accuracy in points]
+    front = module.front_of(rows)
+    ms, _ = module.latency_at(front, at)
+    assert front[0][0] <= ms <= front[-1][0]
+
+
+def test_winners_are_compared_within_their_seed(headline: ModuleType) -> None:
+    rows = [baseline(0.1, 0.90, 0.90), baseline(0.3, 0.94, 0.94), baseline(0.2, 0.90, 0.90, seed=1)]
+    winners = [
+        {"kind": "winner", "name": "edgenas", "seed": seed, "budget_ms": 0.2, "ms": 0.1, "test_accuracy": 0.92}
+        for seed in (0, 1)
+    ]
+    found = headline.compared([*rows, *winners], 0.2)
+    assert [each["ratio"] for each in found["seeds"]] == [pytest.approx(0.5), pytest.approx(0.5)]
+    assert "note" not in found["seeds"][0]
+    assert "more accurate than every baseline" in found["seeds"][1]["note"]
+
+
+def test_a_perfect_ranking_is_one_and_chance_is_near_none(rank: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.sort(rng.random(30))
+    rows = [
+        {"alone": [t, t], "supernet": t / 2, "focused": float(chance), "predicted_ms": -t}
+        for t, chance in zip(truth, rng.random(30), strict=True)
+    ]
+    found = rank.taus(rows, None)
+    assert found["supernet"]["tau"] == found["ceiling"]["tau"] == 1
+    assert found["latency"]["tau"] == -1
+    assert found["focused"]["low"] < 0 < found["focused"]["high"]

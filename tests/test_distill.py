@@ -1,0 +1,78 @@
+"""Fine-tuning with distillation: it resumes to the last bit, and the average of the weights comes out where the recipe asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgenas.compress.distill import fine_tune
+from edgenas.compress.teacher import Teacher
+from edgenas.nets.module import NetworkModule
+from edgenas.nets.recipe import Recipe
+from edgenas.nets.training import load_checkpoint
+from tests.test_supernet_spaces import images_for
+from tests.tiny_space import SPACE
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+RECIPE = Recipe(epochs=3, batch_size=24)
+
+
+def tuned(recipe: Recipe, path: Path, epochs: int = 99, teacher: Teacher | None = None) -> NetworkModule:
+    """Killed in the middle of the epoch after so many."""
+
+    class Killed(Exception):
+        pass
+
+    def on_step(done: float) -> None:
+        if done > epochs:
+            raise Killed
+
+    torch.manual_seed(0)
+    largest = NetworkModule(SPACE.network(SPACE.largest()))
+    student = NetworkModule(SPACE.network(SPACE.smallest()[0]))
+    try:
+        return fine_tune(
+            student, Teacher(largest) if teacher is None else teacher, images_for(SPACE), recipe, 0, path, on_step
+        )
+    except Killed:
+        return student
+
+
+@pytest.mark.parametrize("ema", [None, 0.8])
+def test_it_resumes_to_the_last_bit(ema: float | None, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, ema=ema)
+    whole = tuned(recipe, tmp_path / "whole")
+    for epochs in (1, 2):
+        tuned(recipe, tmp_path / "broken", epochs)
+    resumed = tuned(recipe, tmp_path / "broken")
+    assert (tmp_path / "broken").read_bytes() == (tmp_path / "whole").read_bytes()
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_what_comes_out_is_the_average(tmp_path: Path) -> None:
+    averaged = tuned(replace(RECIPE, ema=0.8), tmp_path / "averaged")
+    last = tuned(RECIPE, tmp_path / "last")
+    saved = NetworkModule(averaged.network)
+    assert load_checkpoint(tmp_path / "averaged", saved) == RECIPE.epochs
+    for name, tensor in averaged.state_dict().items():
+        assert torch.equal(tensor, saved.state_dict()[name])
+        assert not torch.equal(tensor, last.state_dict()[name])
+
+
+def test_a_teacher_answers_each_batch_once_and_always_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = Teacher(NetworkModule(SPACE.network(SPACE.largest())))
+    asked: list[int] = []
+    teacher.network.register_forward_hook(lambda *_: asked.append(1))
+    first = tuned(RECIPE, tmp_path / "first", teacher=teacher)
+    steps = len(asked)
+    assert steps == len(teacher.answers) >= RECIPE.epochs
+    second = tuned(RECIPE, tmp_path / "second", teacher=teacher)
+    assert len(asked) == steps
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name

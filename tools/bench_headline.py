@@ -1,0 +1,443 @@
+"""The networks that edgenas finds, against hand-designed ones trained, quantized and measured in the same way.
+
+    python tools/bench_headline.py --work build/headline --data fashion-mnist --budgets-ms 0.06 --budgets-ms 0.09
+    python tools/bench_headline.py --work build/patches --data ./patches --budgets-ms 0.12 --seed 0 --seed 1 --json
+
+For every seed and budget `edgenas build` finds a network. The baselines are those of the catalog (at the data's own resolution,
+every family at its widths) whose faster precision takes 0.5 to 1.6 times the range of the budgets. Every one of them is trained
+with the winners' last recipe, images, augmentation and teacher; each family at the better of two learning rates. What is far under
+the others' front after a quarter of the epochs with seed 0 is left out, and named. Every choice is made on validation images; the
+test part is looked at once for each finished network. In the end all of them, in both precisions, are timed in one interleaved
+run, several times over.
+
+Says at each budget how long the winner takes against the baselines' front at the same test accuracy (interpolated; balanced
+accuracy where the classes are not): below 1 the winner is faster. What is finished lies in --work: started again, the tool goes on
+from there. Several may share it at the same time, each with seeds of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+from alone import Alone
+
+from edgenas.artifacts.kernel import Precision
+from edgenas.data import Split
+from edgenas.measure import most_tries, untrained
+from edgenas.nets.module import NetworkModule
+from edgenas.nets.recipe import Recipe
+from edgenas.network.costs import macs, params
+from edgenas.network.graph import Network
+from edgenas.pipeline.build import build as build_model
+from edgenas.pipeline.context import Build, opened_build
+from edgenas.pipeline.judging import accuracy, calibrated, score
+from edgenas.pipeline.measuring import CHECK, measure_fast_precisions
+from edgenas.pipeline.request import EFFORTS, BuildRequest, Effort, epochs_for
+from edgenas.pipeline.searching import prepare
+from edgenas.pipeline.training import teacher
+from edgenas.progress import Progress
+from edgenas.spaces.catalog import CatalogSpace, for_data
+from edgenas.store import write_bytes, write_text
+
+REACH = (0.5, 1.6)  # of the smallest and the largest budget: baselines of interest
+FAR_UNDER = 0.02  # of accuracy below the others' front after the first quarter of training
+RATES = (0.1, 0.2)
+SCREENING_SEED = 0
+ROUNDS = 5  # of the final measurement
+
+
+@click.command(help=(__doc__ or "").split("\n", 1)[0])
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Where everything is kept.")
+@click.option("--data", help="As `edgenas build` takes it. Default: the bundled sample of Fashion-MNIST.")
+@click.option("--budgets-ms", type=float, multiple=True, required=True, help="Repeat it for each budget.")
+@click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, type=click.IntRange(0))
+@click.option("--effort", type=click.Choice(list(EFFORTS)), default="quick", show_default=True, help="Of the builds.")
+@click.option("--epochs", type=click.IntRange(4), help="Of the last training. Default: the effort's.")
+@click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
+@click.option("--minutes", type=float, help="Start nothing new after so long.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def main(
+    work: Path,
+    data: str | None,
+    budgets_ms: tuple[float, ...],
+    seeds: tuple[int, ...],
+    effort: str,
+    epochs: int | None,
+    supernet_epochs: int | None,
+    minutes: float | None,
+    as_json: bool,
+) -> None:
+    chosen = with_epochs(EFFORTS[effort], epochs, supernet_epochs)
+    headline = Headline(work, data, tuple(sorted(budgets_ms)), chosen, effort, deadline(minutes))
+    try:
+        for part in (headline.find_winners, headline.train_baselines):
+            for seed in seeds:
+                part(seed)
+    except OutOfTime:
+        click.echo("The time is up; the same command goes on from here.", err=True)
+    found = headline.judged()
+    click.echo(json.dumps(found, indent=2) if as_json else text(found))
+
+
+def with_epochs(effort: Effort, epochs: int | None, supernet_epochs: int | None) -> Effort:
+    """The last training of all networks, winners and baselines alike, takes `epochs`."""
+    if supernet_epochs is not None:
+        effort = replace(
+            effort,
+            supernet=replace(effort.supernet, epochs=supernet_epochs),
+            focus=replace(effort.focus, epochs=supernet_epochs),
+        )
+    if epochs is not None:
+        *before, last = effort.fine_tune
+        share = epochs / last.recipe.epochs
+
+        def scaled(recipe: Recipe) -> Recipe:
+            return replace(recipe, epochs=max(1, round(share * recipe.epochs)))
+
+        rungs = (*(replace(r, recipe=scaled(r.recipe)) for r in before), replace(last, recipe=scaled(last.recipe)))
+        after_pruning = scaled(effort.after_pruning)
+        effort = replace(effort, fine_tune=rungs, after_pruning=after_pruning)
+    return effort
+
+
+class OutOfTime(Exception):
+    """Nothing new is started."""
+
+
+def deadline(minutes: float | None) -> float:
+    return time.monotonic() + minutes * 60 if minutes is not None else float("inf")
+
+
+@dataclass(frozen=True)
+class Screening:
+    """After a quarter of the epochs: the best learning rate of each family, and validation accuracies."""
+
+    rates: dict[str, float]
+    accuracy: dict[str, float]
+
+    def far_under(self, ms: Mapping[str, float]) -> dict[str, str]:
+        """What is far less accurate than something no slower, and how far."""
+        found = {}
+        for name, own in self.accuracy.items():
+            best = max(other for as_fast, other in self.accuracy.items() if ms[as_fast] <= ms[name])
+            if best - own > FAR_UNDER:
+                found[name] = f"{100 * own:.1f} % after a quarter of the epochs, {100 * best:.1f} % is as fast"
+        return found
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A file for each seed holds a line for each finished network; `screening.json` what a quarter of the epochs showed."""
+
+    work: Path
+    data: str | None
+    budgets_ms: tuple[float, ...]
+    effort: Effort
+    effort_name: str
+    until: float
+
+    def __post_init__(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def rows(self, seed: int) -> list[dict[str, Any]]:
+        path = self.work / f"rows-seed{seed}.json"
+        return list(json.loads(path.read_text())) if path.exists() else []
+
+    def all_rows(self) -> list[dict[str, Any]]:
+        return [row for path in sorted(self.work.glob("rows-seed*.json")) for row in json.loads(path.read_text())]
+
+    def keep(self, row: dict[str, Any]) -> None:
+        path = self.work / f"rows-seed{row['seed']}.json"
+        write_text(path, json.dumps([*self.rows(row["seed"]), row]))
+        self.stop_if_late()
+
+    def known(self, name: str, seed: int) -> bool:
+        return any(row["name"] == name for row in self.rows(seed))
+
+    def screening(self) -> Screening:
+        path = self.work / "screening.json"
+        return Screening(**json.loads(path.read_text())) if path.exists() else Screening({}, {})
+
+    def stop_if_late(self) -> None:
+        if time.monotonic() > self.until:
+            raise OutOfTime
+
+    def request(self, seed: int, budget_ms: float) -> BuildRequest:
+        out = self.work / f"seed{seed}"
+        return BuildRequest("host", out, data=self.data, effort=self.effort_name, seed=seed, latency_ms=budget_ms)
+
+    def find_winners(self, seed: int) -> None:
+        for budget_ms in self.budgets_ms:
+            name = f"edgenas {budget_ms:g} ms"
+            if self.known(name, seed):
+                continue
+            request = self.request(seed, budget_ms)
+            result = build_model(request, Progress(), self.effort)
+            front = json.loads((request.out / "front.json").read_text())
+            final = {v["precision"]: v for v in result["variants"]}  # the last of each precision is the final network's
+            for precision, variant in final.items():
+                file = (request.out / variant["path"]).read_bytes()
+                write_bytes(self.work / f"{name} seed {seed} {precision}.onnx", file)
+            row = {
+                "name": name,
+                "kind": "winner",
+                "seed": seed,
+                "budget_ms": budget_ms,
+                "precision": result["winner"]["precision"],
+                "architecture": result["architecture"],
+                "pruning": result["pruning"],
+                "verdict": result["verdict"],
+                "measured_in_build_ms": result["winner"]["measured"]["p50_ms"],
+                "macs": result["winner"]["macs"],
+                "params": result["winner"]["params"],
+                "test": {p: float(v["accuracy"][front["accuracy"]["metric"]]) for p, v in final.items()},
+                "seconds": sum(stage["seconds"] for stage in result["stages"]),
+            }
+            self.keep(row)
+
+    def train_baselines(self, seed: int) -> None:
+        """The catalog's, by the recipe of the winners' last training."""
+        with ExitStack() as opened:
+            build = opened.enter_context(opened_build(self.request(seed, self.budgets_ms[-1]), Progress(), self.effort))
+            ground = prepare(build)  # cached: the winner of the largest budget needed it
+            largest = teacher(build, ground.focused.supernet)
+            alone = Alone(build.dataset, lambda: largest, self.work, f"seed{seed}")
+            recipe = epochs_for(self.effort.fine_tune[-1].recipe, len(build.dataset.train))
+            short = replace(recipe, epochs=max(1, recipe.epochs // 4))
+            networks, ms = self.candidates(build, catalog(build))
+            if seed == SCREENING_SEED:
+                self.screen(build, alone, networks, short)
+            screening = self.screening()
+            if missing := networks.keys() - screening.accuracy.keys():
+                raise click.ClickException(
+                    f"{len(missing)} baselines aren't screened, which is done with seed {SCREENING_SEED}: run that first"
+                )
+            far_under = screening.far_under(ms)
+            for name, network in networks.items():
+                if name in far_under or self.known(name, seed):
+                    continue
+                rate = screening.rates[name.split()[0]]
+                module = alone.train(network, replace(recipe, learning_rate=rate), seed)
+                row = {"name": name, "kind": "baseline", "seed": seed, "learning_rate": rate}
+                row |= {"macs": macs(network), "params": params(network)} | judged_files(build, module)
+                click.echo(f"seed {seed}, {name}: {row['validation']}", err=True)
+                self.keep(row)
+
+    def screen(self, build: Build, alone: Alone, networks: dict[str, Network], recipe: Recipe) -> None:
+        """The first of a family by all learning rates, and by the best of them the others."""
+        found = self.screening()
+        for name, network in networks.items():
+            if name in found.accuracy:
+                continue
+            family = name.split()[0]
+            tried = {
+                rate: self.validated(build, alone.train(network, replace(recipe, learning_rate=rate), SCREENING_SEED))
+                for rate in ([found.rates[family]] if family in found.rates else RATES)
+            }
+            found.rates.setdefault(family, max(tried, key=lambda rate: tried[rate]))
+            found.accuracy[name] = max(tried.values())
+            click.echo(f"screened {name}: {tried}", err=True)
+            write_text(self.work / "screening.json", json.dumps(asdict(found)))
+            self.stop_if_late()
+
+    @staticmethod
+    def validated(build: Build, module: NetworkModule) -> float:
+        return max(judged_files(build, module, test=False)["validation"].values())
+
+    def candidates(self, build: Build, space: CatalogSpace) -> tuple[dict[str, Network], dict[str, float]]:
+        """The networks within REACH, and what every one of the catalog takes (ms) in its faster precision."""
+        networks = catalog_networks(space)
+        path = self.work / "catalog-ms.json"
+        if not path.exists():
+            found = measure_fast_precisions(build.machine, list(networks.values()))
+            write_text(path, json.dumps(dict(zip(networks, found, strict=True))))
+        ms = {name: min(each.values()) for name, each in json.loads(path.read_text()).items()}
+        least, most = self.reach
+        return {name: network for name, network in networks.items() if least <= ms[name] <= most}, ms
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        return REACH[0] * self.budgets_ms[0], REACH[1] * self.budgets_ms[-1]
+
+    def left_out(self, build: Build) -> dict[str, str]:
+        networks, ms = self.candidates(build, catalog(build))
+        outside = "takes {:.3g} ms, outside {:.3g} to {:.3g}"
+        far = {name: outside.format(ms[name], *self.reach) for name in ms if name not in networks}
+        return self.screening().far_under(ms) | far
+
+    def judged(self) -> dict[str, Any]:
+        """With the latencies of everything that is finished, all timed in one interleaved run, ROUNDS times."""
+        with opened_build(self.request(0, self.budgets_ms[-1]), Progress(), self.effort) as build:
+            machine, known, screening = build.machine, self.all_rows(), self.screening()
+            files = {timed_as(row): self.files_of(build, row) for row in known}
+            pairs = [(name, p) for name in files for p in machine.precisions]
+            models = [files[name][p] for name, p in pairs]
+            rounds = [
+                [
+                    m.reference_ratio
+                    for m in machine.bench.time_models(
+                        models, CHECK, precisions=[p for _, p in pairs], tries=most_tries()
+                    )
+                ]
+                for _ in range(ROUNDS)
+            ]
+            quiet_ms = machine.bench.quiet_reference_ms or 0.0
+            ms = dict(zip(pairs, quiet_ms * np.median(rounds, axis=0), strict=True))
+            spread = 100 * (np.max(rounds, axis=0) / np.min(rounds, axis=0) - 1)
+            rows = []
+            for row in known:
+                fastest: Precision = min(machine.precisions, key=lambda p: ms[timed_as(row), p])
+                precision = row.get("precision", fastest)
+                figures = {
+                    "ms": float(ms[timed_as(row), precision]),
+                    "precision": precision,
+                    "test_accuracy": row["test"][precision],
+                }
+                rows.append(row | figures)
+            return {
+                "cpu": machine.probe["cpu_name"],
+                "runtime_version": machine.version,
+                "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+                "data": self.data or "the bundled sample",
+                "balanced": build.dataset.unbalanced,
+                "epochs": self.effort.fine_tune[-1].recipe.epochs,
+                "median_spread_of_latencies_pct": round(float(np.median(spread)), 1) if known else None,
+                "budgets": [compared(rows, budget_ms) for budget_ms in self.budgets_ms],
+                "learning_rates": screening.rates,
+                "left_out": self.left_out(build),
+                "rows": rows,
+            }
+
+    def files_of(self, build: Build, row: dict[str, Any]) -> dict[Precision, onnx.ModelProto]:
+        """A winner's own; a baseline's with random weights, on which latency doesn't depend."""
+        machine = build.machine
+        if row["kind"] == "winner":
+            return {p: onnx.load(self.work / f"{timed_as(row)} {p}.onnx") for p in machine.precisions}
+        network = catalog_networks(catalog(build))[row["name"]]
+        return {p: untrained(machine.runtime, network, p, machine.weight_bits) for p in machine.precisions}
+
+
+def timed_as(row: dict[str, Any]) -> str:
+    """Baselines of all seeds are one network."""
+    name: str = row["name"]
+    return f"{name} seed {row['seed']}" if row["kind"] == "winner" else name
+
+
+def catalog(build: Build) -> CatalogSpace:
+    return for_data(build.dataset.resolution_px, build.dataset.channels, len(build.dataset.labels))
+
+
+def catalog_networks(space: CatalogSpace) -> dict[str, Network]:
+    """Every family at every width, at the data's own resolution."""
+    families, widths, resolutions = space.radix()
+    return {
+        f"{space.families[f]} {w}": space.network(space.subnet((f, w, resolutions - 1)))
+        for f in range(families)
+        for w in range(widths)
+    }
+
+
+def judged_files(build: Build, module: NetworkModule, *, test: bool = True) -> dict[str, Any]:
+    """Accuracy of the files that `module` becomes in each precision, in ONNX Runtime: on validation images and on the test part."""
+    judge, network = build.machine.judge, module.network
+    quantized = calibrated(build, module)
+    models = {
+        "fp32": judge.runtime.fp32_model(network, module.folded_weights()),
+        "int8": judge.runtime.int8_model(network, quantized.weights, quantized.ranges, build.machine.weight_bits),
+    }
+
+    def of(split: Split) -> dict[str, float]:
+        px = network.input_shape[2]
+        return {p: score(build, accuracy(build, m, split, px, judge, p)) for p, m in models.items()}  # type: ignore[arg-type]
+
+    return {"validation": of(build.dataset.validation)} | ({"test": of(build.dataset.test)} if test else {})
+
+
+def compared(rows: Sequence[dict[str, Any]], budget_ms: float) -> dict[str, Any]:
+    """The winners of one budget against the front of the same seed's baselines, chosen on validation images."""
+    found = []
+    for row in rows:
+        if row["kind"] == "winner" and row["budget_ms"] == budget_ms:
+            baselines = [r for r in rows if r["kind"] == "baseline" and r["seed"] == row["seed"]]
+            if baselines:
+                reached, note = latency_at(front_of(baselines), row["test_accuracy"])
+                found.append(
+                    {
+                        "seed": row["seed"],
+                        "ms": row["ms"],
+                        "test_accuracy": row["test_accuracy"],
+                        "ratio": row["ms"] / reached,
+                    }
+                    | ({"note": note} if note else {})
+                )
+    return {"budget_ms": budget_ms, "seeds": found} | (
+        {
+            "ms": statistics.mean(f["ms"] for f in found),
+            "test_accuracy": statistics.mean(f["test_accuracy"] for f in found),
+            "ratio": statistics.mean(f["ratio"] for f in found),
+            "worst_ratio": max(f["ratio"] for f in found),
+        }
+        if found
+        else {}
+    )
+
+
+def front_of(baselines: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(ms, test accuracy) by rising latency of those that no faster one beats on validation images."""
+    front, best = [], -1.0
+    for row in sorted(baselines, key=lambda r: r["ms"]):
+        validation = row["validation"][row["precision"]]
+        if validation > best:
+            best = validation
+            front.append((row["ms"], row["test_accuracy"]))
+    return front
+
+
+def latency_at(front: Sequence[tuple[float, float]], accuracy: float) -> tuple[float, str]:
+    """Latency of the front where it is that accurate, between its members by straight lines. Beyond its ends that of the end, which
+    favours the baselines above and the winner below, and a note that says so."""
+    ms, reached = np.array([f[0] for f in front]), np.maximum.accumulate([f[1] for f in front])
+    if accuracy > reached[-1]:
+        return float(ms[-1]), "more accurate than every baseline: compared with the most accurate"
+    if accuracy < reached[0]:
+        return float(ms[0]), "less accurate than every baseline on the front: compared with the fastest"
+    at = int(np.argmax(reached >= accuracy))
+    if at == 0:
+        return float(ms[0]), ""
+    return float(np.interp(accuracy, reached[at - 1 : at + 1], ms[at - 1 : at + 1])), ""
+
+
+def text(found: dict[str, Any]) -> str:
+    kind = "balanced" if found["balanced"] else "top-1"
+    lines = [f"{found['data']}, {kind} test accuracy, {found['cpu']}, load {found['load']}"]
+    for budget in found["budgets"]:
+        if not budget["seeds"]:
+            continue
+        lines.append(
+            f"within {budget['budget_ms']:g} ms: {budget['ms']:.4f} ms, {100 * budget['test_accuracy']:.2f} %, "
+            f"{budget['ratio']:.2f} of the best baseline's latency at that accuracy (seeds: "
+            + ", ".join(f"{f['ratio']:.2f}" for f in budget["seeds"])
+            + ")"
+        )
+        lines += [f"  seed {f['seed']}: {f['note']}" for f in budget["seeds"] if "note" in f]
+    names = sorted({r["name"] for r in found["rows"] if r["kind"] == "baseline"})
+    for name in names:
+        rows = [r for r in found["rows"] if r["name"] == name]
+        mean = statistics.mean(r["test_accuracy"] for r in rows)
+        lines.append(f"  {name:24} {rows[0]['ms']:.4f} ms  {100 * mean:.2f} %  {rows[0]['precision']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
