@@ -230,6 +230,9 @@ def test_killed_and_resumed_it_finds_the_same_front(
     assert not any((out / "stages").glob("search-*/done.json"))
     assert not (out / "front.json").exists()
     subprocess.run(command, env=environment, check=True)
+    stages = [sorted(folder.name for folder in (each / "stages").iterdir()) for each in (out, request_.out)]
+    assert stages[0] == stages[1]  # else something was measured again, of other candidates
+    assert json.loads((out / "front.json").read_text(encoding="utf-8")) == json.loads(json.dumps(front))
     for name in ("front.json", "evaluations.jsonl", "front.html"):
         assert (out / name).read_bytes() == (request_.out / name).read_bytes(), name
 
