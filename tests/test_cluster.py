@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 BUDGET_MS = 50.0  # far above what any network takes
-TWO = replace(EFFORT, rounds=1, fine_tune=(Rung(2, Recipe(epochs=3)), Rung(1, Recipe(epochs=1))))
+TWO = replace(EFFORT, rounds=1, fine_tune=(Rung(2, Recipe(epochs=3)), Rung(1, Recipe(epochs=1), fresh=True)))
 GIVEN = (
     "feasibility",
     "profile",

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from edgenas.compress.distill import fine_tune
+from edgenas.compress.finalist import FineTuning, lesson, train_finalist
 from edgenas.compress.teacher import Teacher
 from edgenas.nets.module import NetworkModule
 from edgenas.nets.recipe import Recipe
 from edgenas.nets.training import load_checkpoint
+from edgenas.pipeline.request import EFFORTS, from_trained
 from tests.test_supernet_spaces import images_for
 from tests.tiny_space import SPACE
 
@@ -76,3 +78,21 @@ def test_a_teacher_answers_each_batch_once_and_always_the_same(tmp_path: Path) -
     assert len(asked) == steps
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_from_new_weights_a_finalist_is_the_same_wherever_it_is_trained(tmp_path: Path) -> None:
+    largest, network = NetworkModule(SPACE.network(SPACE.largest())), SPACE.network(SPACE.smallest()[0])
+    taught = lesson(largest, images_for(SPACE))
+    paths = [tmp_path / name for name in ("one", "other", "another seed")]
+    for path, seed in zip(paths, (3, 3, 4), strict=True):
+        torch.rand(2)  # whatever was drawn before
+        train_finalist(taught, FineTuning(network, None, path, RECIPE, seed), lambda epochs: None)
+    one, other, another_seed = (path.read_bytes() for path in paths)
+    assert one == other != another_seed
+
+
+def test_weights_of_the_user_are_never_thrown_away() -> None:
+    for effort in EFFORTS.values():
+        assert effort.fine_tune[-1].fresh
+        assert not any(rung.fresh for rung in effort.fine_tune[:-1])
+        assert not any(rung.fresh for rung in from_trained(effort).fine_tune)

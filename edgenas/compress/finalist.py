@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from edgenas.compress.distill import fine_tune
 from edgenas.compress.teacher import Teacher
@@ -19,10 +20,11 @@ from edgenas.network.graph import Network
 
 @dataclass(frozen=True)
 class FineTuning:
-    """`network` is trained from the weights in `start` on; `trained` gets them after every epoch, and is gone on from if it exists."""
+    """`network` is trained from the weights in `start` on, or from new ones; `trained` gets them after every epoch, and is gone on from
+    if it exists."""
 
     network: Network
-    start: Path
+    start: Path | None
     trained: Path
     recipe: Recipe
     seed: int
@@ -43,6 +45,9 @@ def lesson(teacher: NetworkModule, dataset: Dataset) -> Lesson:
 
 def train_finalist(lesson: Lesson, task: FineTuning, report: Callable[[float], None]) -> None:
     """`report` hears the epochs done."""
-    module = NetworkModule(task.network)
-    load_checkpoint(task.start, module)
+    with torch.random.fork_rng():
+        torch.manual_seed(task.seed)
+        module = NetworkModule(task.network)
+    if task.start is not None:
+        load_checkpoint(task.start, module)
     fine_tune(module.eval(), lesson.teacher, lesson.dataset, task.recipe, task.seed, task.trained, report)

@@ -74,6 +74,7 @@ class Rungs:
     ) -> None:
         self.build, self.supernet, self.predictor, self.quiet = build, supernet, predictor, quiet
         self.recipes = [epochs_for(rung.recipe, len(build.dataset.train)) for rung in rungs]
+        self.fresh = [rung.fresh for rung in rungs]
         self.entrants = [rung.finalists for rung in rungs]
         self.last = len(self.recipes) - 1
         self.epochs_done = 0
@@ -102,10 +103,15 @@ class Rungs:
         return [self._score(subnet, rung) for subnet in subnets]
 
     def _training(self, subnet: Subnet, rung: int) -> FineTuning:
-        start = self.weights(subnet, rung - 1).path(TRAINED) if rung else self._inherited(subnet)
+        start = self._start(subnet, rung)
         trained = self.weights(subnet, rung).path(TRAINED)
         network, seed = self.build.space.network(subnet), self.build.request.seed
-        return FineTuning(network, start.absolute(), trained.absolute(), self.recipes[rung], seed)
+        return FineTuning(network, start and start.absolute(), trained.absolute(), self.recipes[rung], seed)
+
+    def _start(self, subnet: Subnet, rung: int) -> Path | None:
+        if self.fresh[rung]:
+            return None
+        return self.weights(subnet, rung - 1).path(TRAINED) if rung else self._inherited(subnet)
 
     def _lesson(self) -> Lesson:
         """One and the same for all rungs."""
@@ -137,7 +143,8 @@ class Rungs:
 
     def weights(self, subnet: Subnet, rung: int) -> Stage:
         recipes = [asdict(recipe) for recipe in self.recipes[: rung + 1]]
-        return self.build.store.stage("finalist", [self.supernet.key, subnet.genome, recipes, self.build.request.seed])
+        inputs = [self.supernet.key, subnet.genome, recipes, self.fresh[: rung + 1], self.build.request.seed]
+        return self.build.store.stage("finalist", inputs)
 
     def scored(self, subnet: Subnet, rung: int) -> Stage:
         machine, precision = self.build.machine, self._precision(subnet)

@@ -64,10 +64,14 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Rung:
-    """Of successive halving: how many of the search's best are trained by a recipe, from where the rung before left them."""
+    """Of successive halving: how many of the search's best are trained by a recipe, from where the rung before left them; or, `fresh`,
+    from new weights. A long training gains nothing from the weights of a supernet, which were made to serve many networks at once: from
+    new ones and from a supernet's, by the same recipe, it came to 80.5 and 79.3 % of validation images on satellite pictures (10
+    epochs), to 92.0 and 91.3, and to 91.8 and 91.7 % on the sample of Fashion-MNIST (15 epochs)."""
 
     finalists: int
     recipe: Recipe
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,11 @@ EFFORTS = {
         ProfilePlan(covering=52, odd=20, held_out=30),
         Recipe(epochs=6),
         Recipe(epochs=5, learning_rate=0.08, warmup_share=0.05),
-        (Rung(8, Recipe(epochs=2)), Rung(3, Recipe(epochs=4)), Rung(1, Recipe(epochs=15, learning_rate=0.15))),
+        (
+            Rung(8, Recipe(epochs=2)),
+            Rung(3, Recipe(epochs=4)),
+            Rung(1, Recipe(epochs=15, learning_rate=0.15), fresh=True),
+        ),
         Recipe(epochs=5, learning_rate=0.03),
         SearchRule(evaluations=120),
         max_resolution_px=64,
@@ -100,7 +108,11 @@ EFFORTS = {
         ProfilePlan(covering=120, odd=40, held_out=40),
         Recipe(epochs=30),
         Recipe(epochs=25, learning_rate=0.08, warmup_share=0.05),
-        (Rung(12, Recipe(epochs=3)), Rung(6, Recipe(epochs=6)), Rung(2, Recipe(epochs=50, learning_rate=0.15))),
+        (
+            Rung(12, Recipe(epochs=3)),
+            Rung(6, Recipe(epochs=6)),
+            Rung(2, Recipe(epochs=50, learning_rate=0.15), fresh=True),
+        ),
         Recipe(epochs=15, learning_rate=0.03),
         SearchRule(explored=200, neighbours=150, start=80, population=40, evaluations=800, patience=240),
         max_resolution_px=128,
@@ -109,7 +121,11 @@ EFFORTS = {
         ProfilePlan(covering=240, odd=80, held_out=60),
         Recipe(epochs=120),
         Recipe(epochs=60, learning_rate=0.08, warmup_share=0.05),
-        (Rung(16, Recipe(epochs=8)), Rung(6, Recipe(epochs=20)), Rung(2, Recipe(epochs=150, learning_rate=0.15))),
+        (
+            Rung(16, Recipe(epochs=8)),
+            Rung(6, Recipe(epochs=20)),
+            Rung(2, Recipe(epochs=150, learning_rate=0.15), fresh=True),
+        ),
         Recipe(epochs=40, learning_rate=0.03),
         SearchRule(explored=600, neighbours=300, start=128, population=64, evaluations=3000, patience=640),
         max_resolution_px=224,
@@ -134,5 +150,5 @@ def from_trained(effort: Effort) -> Effort:
             recipe, epochs=math.ceil(recipe.epochs / 2), learning_rate=recipe.learning_rate * TRAINED_RATE_SHARE
         )
 
-    rungs = tuple(replace(rung, recipe=gentler(rung.recipe)) for rung in effort.fine_tune)
+    rungs = tuple(Rung(rung.finalists, gentler(rung.recipe)) for rung in effort.fine_tune)
     return replace(effort, supernet=gentler(effort.supernet), focus=gentler(effort.focus), fine_tune=rungs)
