@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from edgenas.compress.distill import fine_tune
 from edgenas.compress.finalist import FineTuning, lesson, train_finalist
 from edgenas.compress.teacher import Teacher
+from edgenas.data import Split
+from edgenas.data.dataset import assemble
+from edgenas.nets.evaluate import logits
+from edgenas.nets.feed import evaluation_images
 from edgenas.nets.module import NetworkModule
 from edgenas.nets.recipe import Recipe
-from edgenas.nets.training import load_checkpoint
+from edgenas.nets.training import load_checkpoint, log_priors
 from edgenas.pipeline.request import EFFORTS, from_trained
 from tests.test_supernet_spaces import images_for
 from tests.tiny_space import SPACE
@@ -96,3 +101,28 @@ def test_weights_of_the_user_are_never_thrown_away() -> None:
         assert effort.fine_tune[-1].fresh
         assert not any(rung.fresh for rung in effort.fine_tune[:-1])
         assert not any(rung.fresh for rung in from_trained(effort).fine_tune)
+
+
+def test_where_classes_are_unbalanced_images_that_say_nothing_are_of_any_class(tmp_path: Path) -> None:
+    network = SPACE.network(SPACE.smallest()[0])
+    _, channels, px, _ = network.input_shape
+    classes = network.by_name[network.output_name].shape[1]
+    counts = np.array([240, *[60] * (classes - 1)])
+    labels = np.repeat(np.arange(classes), counts)
+    images = np.random.default_rng(0).integers(0, 255, (len(labels), px, px, channels), dtype=np.uint8)
+    split = Split(images, labels)
+    dataset = assemble("noise", [str(i) for i in range(classes)], split, seed=0, source="noise", flip=False)
+    shares = np.bincount(dataset.train.labels) / len(dataset.train)
+    assert log_priors(dataset).numpy() == pytest.approx(np.log(shares), rel=1e-5)
+    assert not log_priors(replace(dataset, unbalanced=False)).any()
+    largest = lesson(NetworkModule(network), dataset)  # knows nothing yet
+    found = {}
+    for unbalanced in (True, False):
+        torch.manual_seed(0)
+        module = NetworkModule(network)
+        path = tmp_path / str(unbalanced)
+        fine_tune(module, largest.teacher, replace(dataset, unbalanced=unbalanced), replace(RECIPE, epochs=6), 0, path)
+        said = logits(module, evaluation_images(dataset, dataset.validation, px)).softmax(1).mean(0)
+        found[unbalanced] = float(said[0])
+    assert abs(found[True] - 1 / classes) < 0.08
+    assert found[False] > found[True] + 0.1

@@ -17,6 +17,7 @@ from edgenas.nets.training import (
     Optimiser,
     channels_last,
     load_checkpoint,
+    log_priors,
     mixed_precision,
     save_checkpoint,
     soft_cross_entropy,
@@ -39,7 +40,7 @@ def fine_tune(
     channels_last(module)
     feed = TrainingFeed(dataset, recipe.batch_size, seed, erase=True)
     optimiser = Optimiser(module, recipe, feed.steps)
-    average = average_of(module, recipe)
+    average, priors = average_of(module, recipe), log_priors(dataset)
     start = load_checkpoint(checkpoint, module, optimiser, average)
     px = module.network.input_shape[2]
     module.train()
@@ -48,7 +49,7 @@ def fine_tune(
             soft = teacher.logits(images, (seed, recipe.batch_size, epoch, step))
             with mixed_precision():
                 logits = module(images if px == images.shape[2] else resized(images, px)).float()
-            hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            hard = F.cross_entropy(logits + priors, labels, label_smoothing=recipe.label_smoothing)
             loss = SOFT_SHARE * soft_cross_entropy(logits, soft, TEMPERATURE) + (1 - SOFT_SHARE) * hard
             loss.backward()
             optimiser.step(epoch, step)

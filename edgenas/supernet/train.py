@@ -33,6 +33,7 @@ from edgenas.nets.training import (
     Optimiser,
     channels_last,
     load_checkpoint,
+    log_priors,
     mixed_precision,
     save_checkpoint,
     soft_cross_entropy,
@@ -140,6 +141,7 @@ class _Training:
     ) -> None:
         self.supernet, self.space, self.recipe = supernet.train(), space, recipe
         self.seed, self.shrinking = seed, shrinking
+        self.priors = log_priors(dataset)
         self.feed = TrainingFeed(dataset, recipe.batch_size, seed)
         self.optimiser = Optimiser(supernet, recipe, self.feed.steps)
         self.average = average_of(supernet, recipe)
@@ -184,13 +186,13 @@ class _Training:
         with mixed_precision():
             teacher = supernet.tensors(self.largest, images)
         logits = teacher[self.largest.output_name].float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        loss = F.cross_entropy(logits + self.priors, labels, label_smoothing=self.recipe.label_smoothing)
         loss.backward()
         wanted = [logits.detach(), *(teacher[name].detach().float() for name in stage_ends(space, self.largest))]
         half = len(images) // 2
         for i, network in enumerate(networks):
             part = slice(0, half) if i % 2 else slice(half, None)
-            _distil(supernet, space, network, images[part], labels[part], [w[part] for w in wanted])
+            _distil(supernet, space, network, images[part], labels[part], [w[part] for w in wanted], self.priors)
         return loss.item()
 
 
@@ -203,14 +205,20 @@ def stage_ends(space: SearchSpace, network: Network) -> list[str]:
 
 
 def _distil(
-    supernet: Layers, space: SearchSpace, network: Network, images: Tensor, labels: Tensor, wanted: list[Tensor]
+    supernet: Layers,
+    space: SearchSpace,
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    wanted: list[Tensor],
+    priors: Tensor,
 ) -> None:
     """Gradients that pull a subnet's logits, and its features at the end of each stage, towards the largest subnet's."""
     px = network.input_shape[2]
     with mixed_precision():
         tensors = supernet.tensors(network, images if px == images.shape[2] else resized(images, px))
     logits = tensors[network.output_name].float()
-    loss = 0.5 * soft_cross_entropy(logits, wanted[0]) + 0.5 * F.cross_entropy(logits, labels)
+    loss = 0.5 * soft_cross_entropy(logits, wanted[0]) + 0.5 * F.cross_entropy(logits + priors, labels)
     features = [tensors[name].float() for name in stage_ends(space, network)]
     for feature, target in zip(features, wanted[1:], strict=True):
         loss = loss + FEATURE_WEIGHT / len(features) * feature_loss(feature, target)
