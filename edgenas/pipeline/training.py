@@ -284,6 +284,7 @@ def _training_inputs(build: Build, recipe: Recipe) -> list[Any]:
     together = [build.teams.size] if build.teams.size > 1 else []
     given = [build.given.key] if build.given else []
     shrinking = ["shrinking"] if build.effort.shrinking else []
+    unbalanced = ["priors"] if build.dataset.unbalanced else []  # of the classes, in the loss
     return [
         *given,
         build.space.id,
@@ -297,6 +298,7 @@ def _training_inputs(build: Build, recipe: Recipe) -> list[Any]:
         bf16,
         *together,
         *shrinking,
+        *unbalanced,
     ]
 
 
