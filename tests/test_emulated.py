@@ -55,7 +55,7 @@ SPACE = MobileSpace(
 PLAN = ProfilePlan(covering=12, odd=0, held_out=3)
 BUDGET_QUANTILE = 0.3  # of the space's latencies on each device: the same relative budget
 RULE = SamplingRule(warmup_s=0.05, min_count=40, max_count=400, max_s=0.3, chunk=5)
-ROUNDS = 6
+ROUNDS = 15
 NOISE = 0.15  # of a network's time, from one measurement to the next
 
 
@@ -197,7 +197,7 @@ def test_each_device_gets_a_network_that_is_better_there(known: dict[str, Known]
     for name, each in known.items():
         (other,) = networks.keys() - {name}
         ratios = seconds_ratio(each, networks[name], networks[other])
-        noise = float(ratios.std(ddof=1))
         gain = float(ratios.mean()) - 1
-        print(f"{name}: the other device's winner takes {1 + gain:.3f} times as long, noise {noise:.3f}")
+        noise = float(ratios.std(ddof=1)) / math.sqrt(ROUNDS)  # of the mean: its standard error
+        print(f"{name}: the other device's winner takes {1 + gain:.3f} times as long, noise {noise:.4f}")
         assert gain > 3 * noise, (name, ratios)
