@@ -1,23 +1,23 @@
 """Constrained multi-objective evolution: NSGA-II (Deb et al. 2002) on accuracy and latency, under the budget.
 
 The predictor answers for thousands of subnets in milliseconds: offspring over the budget are ranked by how far they are over it, and
-never evaluated.
+never evaluated. No subnet is proposed twice: what was there before is mutated until it is new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from edgenas.pareto import non_dominated
 from edgenas.search.evaluations import Candidate
 from edgenas.search.fresh import Fresh
 from edgenas.search.strategy import Batch, Problem, Strategy
 from edgenas.spaces.space import Subnet
 
-BARREN = 50  # generations without anything new that end it
+BARREN = 50  # generations without anything new within the budget that end it
+CROSSED_SHARE = 0.9  # of the offspring; the others have one parent
+MUTATIONS = 10  # of one child until it is new
 
 
 def strategy(problem: Problem) -> Strategy:
@@ -29,96 +29,63 @@ class _Evolution:
         self.problem = problem
         self.rng = np.random.default_rng(problem.seed)
         self.fresh = Fresh(problem, np.random.default_rng([problem.seed, 1]))
-        self.found: dict[Subnet, Candidate] = {}
-        self.algorithm: Any = None
-        self.offspring: Any = None  # the last generation as NSGA-II has it, and what it stands for
-        self.subnets: list[Subnet] = []
-        self.ms = np.empty(0)
+        self.population: list[Candidate] = []  # the best first
+        self.seen: set[Subnet] = set()
+        self.over: list[Candidate] = []  # the offspring that are over the budget
 
     def ask(self) -> Batch:
-        if not self.found:
+        if not self.population:
             start = self.fresh.take(self.problem.start) or self.fresh.draw(self.problem.rule.start)
+            self.seen.update(start)
             return Batch(tuple(start), reason="" if start else self.fresh.why_none)
-        if self.algorithm is None:
-            self.algorithm = self._nsga2()
         for _ in range(BARREN):
-            self.offspring = self.algorithm.ask()
-            if self.offspring is None or not len(self.offspring):
+            children = self._children()
+            if not children:
                 break
-            self.subnets = [self.problem.space.subnet(tuple(map(int, row))) for row in self.offspring.get("X")]
-            self.ms = self.problem.latency(np.array([subnet.genome for subnet in self.subnets]))
-            inside = zip(self.subnets, self.ms <= self.problem.budget_ms, strict=True)
-            if new := [subnet for subnet, fits in inside if fits and subnet not in self.found]:
-                return Batch(tuple(dict.fromkeys(new)))
-            self._settle()
+            ms = self.problem.latency(np.array([child.genome for child in children]))
+            inside = ms <= self.problem.budget_ms
+            self.over = [Candidate(children[i], 0.0, float(ms[i])) for i in np.flatnonzero(~inside)]
+            if inside.any():
+                return Batch(tuple(children[i] for i in np.flatnonzero(inside)))
+            self.tell(())
         return Batch(reason="the population had no offspring that were new")
 
     def tell(self, candidates: Sequence[Candidate]) -> None:
-        self.found |= {candidate.subnet: candidate for candidate in candidates}
-        if self.offspring is not None:
-            self._settle()
+        everyone = [*self.population, *candidates, *self.over]
+        order = _best_first(everyone, self.problem.budget_ms)
+        self.population = [everyone[i] for i in order[: self.problem.rule.population]]
 
-    def _settle(self) -> None:
-        """Tells NSGA-II what its offspring are worth. What breaks the budget was never evaluated: its constraint alone ranks it."""
-        scores = [self.found[subnet].score if subnet in self.found else 0.0 for subnet in self.subnets]
-        self.offspring.set("F", np.stack([1 - np.array(scores), self.ms], axis=1))
-        self.offspring.set("G", (self.ms[:, None] - self.problem.budget_ms) / self.problem.budget_ms)
-        self.algorithm.tell(infills=self.offspring)
-
-    def _nsga2(self) -> Any:
-        from pymoo.algorithms.moo.nsga2 import NSGA2
-        from pymoo.core.problem import Problem as Genes
-
-        radix = np.array(self.problem.space.radix())
-        algorithm = NSGA2(
-            pop_size=self.problem.rule.population,
-            sampling=np.array([candidate.subnet.genome for candidate in self._best()]),
-            crossover=_crossover(self),
-            mutation=_mutation(self),
-            eliminate_duplicates=True,
-        )
-        genes = Genes(n_var=len(radix), n_obj=2, n_ieq_constr=1, xl=np.zeros(len(radix)), xu=radix - 1)
-        algorithm.setup(genes, seed=self.problem.seed, termination=("n_gen", 10_000), verbose=False)
-        return algorithm
-
-    def _best(self) -> list[Candidate]:
-        """Front after front until the population is full."""
-        left = list(self.found.values())
-        chosen: list[Candidate] = []
-        while left and len(chosen) < self.problem.rule.population:
-            front = set(non_dominated(np.array([(c.latency_ms, 1 - c.score) for c in left])).tolist())
-            chosen += [c for i, c in enumerate(left) if i in front]
-            left = [c for i, c in enumerate(left) if i not in front]
-        return chosen[: self.problem.rule.population]
+    def _children(self) -> list[Subnet]:
+        """As many as the population has members, fewer where hardly any are left: each parent the better of two."""
+        space, rule, rng = self.problem.space, self.problem.rule, self.rng
+        parents = rng.integers(len(self.population), size=(rule.population, 2, 2)).min(axis=2)
+        crossed = rng.random(rule.population) < CROSSED_SHARE
+        found = []
+        for (a, b), both in zip(parents.tolist(), crossed.tolist(), strict=True):
+            child = self.population[a].subnet
+            if both:
+                child = space.crossover(child, self.population[b].subnet, rng)
+            for _ in range(MUTATIONS):
+                mutant = space.mutate(child, rng, rule.mutation_rate)
+                child = self.problem.narrowing.project(space, mutant, rng)
+                if child not in self.seen:
+                    self.seen.add(child)
+                    found.append(child)
+                    break
+        return found
 
 
-def _crossover(evolution: _Evolution) -> Any:
-    from pymoo.core.crossover import Crossover
+def _best_first(candidates: Sequence[Candidate], budget_ms: float) -> np.ndarray:
+    """(N,) indices: within the budget front after front, of a front those with the most room around them first; then those over it,
+    the least first. Where one of two is the better parent or survivor, it is the earlier one."""
+    from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
+    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-    class SpaceCrossover(Crossover):
-        def __init__(self) -> None:
-            super().__init__(n_parents=2, n_offsprings=1, prob=0.9)
-
-        def _do(self, problem: Any, parents: np.ndarray, **kwargs: Any) -> np.ndarray:
-            """(2, matings, genes) -> (1, matings, genes)."""
-            space, rng = evolution.problem.space, evolution.rng
-            children = [
-                space.crossover(space.subnet(tuple(map(int, a))), space.subnet(tuple(map(int, b))), rng).genome
-                for a, b in zip(parents[0], parents[1], strict=True)
-            ]
-            return np.array(children)[None]
-
-    return SpaceCrossover()
-
-
-def _mutation(evolution: _Evolution) -> Any:
-    from pymoo.core.mutation import Mutation
-
-    class SpaceMutation(Mutation):
-        def _do(self, problem: Any, rows: np.ndarray, **kwargs: Any) -> np.ndarray:
-            space, rng = evolution.problem.space, evolution.rng
-            rate, narrowing = evolution.problem.rule.mutation_rate, evolution.problem.narrowing
-            mutants = [space.mutate(space.subnet(tuple(map(int, row))), rng, rate) for row in rows]
-            return np.array([narrowing.project(space, mutant, rng).genome for mutant in mutants])
-
-    return SpaceMutation()
+    points = np.array([(1 - candidate.score, candidate.latency_ms) for candidate in candidates])
+    excess_ms = np.maximum(points[:, 1] - budget_ms, 0)
+    inside = np.flatnonzero(excess_ms == 0)
+    rank, room = np.zeros(len(points)), np.zeros(len(points))
+    for number, front in enumerate(NonDominatedSorting().do(points[inside])):
+        rank[inside[front]] = number
+        room[inside[front]] = get_crowding_function("cd").do(points[inside[front]], n_remove=0)
+    return np.lexsort((-room, rank, excess_ms))
