@@ -73,21 +73,22 @@ class TrainingFeed:
         padded[:, :, reach : reach + side, reach : reach + side] = x
         offsets = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=rng)
         rows, columns = (offset + torch.arange(side) for offset in offsets)
-        x = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        x = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
         if self.erase:
             x = self._erased(x, rng)
-        return x.contiguous(memory_format=torch.channels_last)
+        # not asked for by name: images of one channel are contiguous in either layout, and torch goes by the strides they have
+        return x.permute(0, 3, 1, 2)
 
     @staticmethod
     def _erased(x: Tensor, rng: torch.Generator) -> Tensor:
-        """Random erasing (Zhong et al., AAAI 2020) with the mean, which is 0 after normalisation."""
-        count, _, side, _ = x.shape
+        """(N, H, W, C), with random erasing (Zhong et al., AAAI 2020) to the mean, which is 0 after normalisation."""
+        count, side = x.shape[:2]
         size = max(1, side // 3)
         top, left = torch.randint(0, side - size + 1, (2, count, 1), generator=rng)
         line = torch.arange(side)
         inside = ((line >= top) & (line < top + size))[:, :, None] & ((line >= left) & (line < left + size))[:, None, :]
         chosen = torch.rand(count, generator=rng) < ERASED_SHARE
-        return x.masked_fill((inside & chosen[:, None, None])[:, None], 0.0)
+        return x.masked_fill((inside & chosen[:, None, None])[..., None], 0.0)
 
 
 def evaluation_images(dataset: Dataset, split: Split, px: int) -> Tensor:

@@ -27,8 +27,9 @@ class Narrowing:
 
     def project(self, space: SearchSpace, subnet: Subnet, rng: np.random.Generator) -> Subnet:
         """The subnet with each gene that isn't allowed replaced by a random allowed option."""
-        genes = [g if g in self.allowed[i] else int(rng.choice(self.allowed[i])) for i, g in enumerate(subnet.genome)]
-        return space.subnet(tuple(genes))
+        allowed = self.allowed
+        genes = tuple(g if g in allowed[i] else int(rng.choice(allowed[i])) for i, g in enumerate(subnet.genome))
+        return subnet if genes == subnet.genome else space.subnet(genes)
 
     def dropped(self, space: SearchSpace) -> int:
         return sum(space.radix()) - sum(map(len, self.allowed))
