@@ -96,11 +96,24 @@ def test_from_new_weights_a_finalist_is_the_same_wherever_it_is_trained(tmp_path
     assert one == other != another_seed
 
 
+def test_without_a_share_of_the_loss_the_teacher_is_never_asked(tmp_path: Path) -> None:
+    class Mute(Teacher):
+        def logits(self, images: torch.Tensor, asked: tuple[int, int, int, int]) -> torch.Tensor:
+            raise AssertionError(f"asked for {asked}")
+
+    mute = Mute(NetworkModule(SPACE.network(SPACE.largest())))
+    alone = tuned(replace(RECIPE, teacher_share=0), tmp_path / "alone", teacher=mute)
+    taught = tuned(RECIPE, tmp_path / "taught")
+    assert any(not torch.equal(a, b) for a, b in zip(alone.parameters(), taught.parameters(), strict=True))
+
+
 def test_weights_of_the_user_are_never_thrown_away() -> None:
     for effort in EFFORTS.values():
         assert effort.fine_tune[-1].fresh
         assert not any(rung.fresh for rung in effort.fine_tune[:-1])
-        assert not any(rung.fresh for rung in from_trained(effort).fine_tune)
+        trained = from_trained(effort)
+        assert not any(rung.fresh for rung in trained.fine_tune)
+        assert all(recipe.teacher_share for recipe in (trained.after_pruning, *(r.recipe for r in trained.fine_tune)))
 
 
 def test_where_classes_are_unbalanced_images_that_say_nothing_are_of_any_class(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch.nn import functional as F
 
 from edgenas.compress.teacher import Teacher
@@ -23,7 +24,6 @@ from edgenas.nets.training import (
     soft_cross_entropy,
 )
 
-SOFT_SHARE = 0.4  # of the loss; the rest is cross entropy on the labels
 TEMPERATURE = 1.0
 
 
@@ -46,11 +46,12 @@ def fine_tune(
     module.train()
     for epoch in range(start, recipe.epochs):
         for step, (images, labels) in enumerate(feed.epoch(epoch)):
-            soft = teacher.logits(images, (seed, recipe.batch_size, epoch, step))
             with mixed_precision():
                 logits = module(images if px == images.shape[2] else resized(images, px)).float()
-            hard = F.cross_entropy(logits + priors, labels, label_smoothing=recipe.label_smoothing)
-            loss = SOFT_SHARE * soft_cross_entropy(logits, soft, TEMPERATURE) + (1 - SOFT_SHARE) * hard
+            loss = F.cross_entropy(logits + priors, labels, label_smoothing=recipe.label_smoothing)
+            if recipe.teacher_share:
+                soft = teacher.logits(images, (seed, recipe.batch_size, epoch, step))
+                loss = torch.lerp(loss, soft_cross_entropy(logits, soft, TEMPERATURE), recipe.teacher_share)
             loss.backward()
             optimiser.step(epoch, step)
             if average is not None:

@@ -21,7 +21,7 @@ from edgenas.store import file_hash, write_json
 
 TITLES = {
     "supernet": "Straight from the supernet",
-    "finetuned": "Fine-tuned with distillation",
+    "finetuned": "Trained on its own",
     "pruned": "Pruned on the latency staircase",
     "int8": "Quantized to INT8",
     "trt-fp16": "Built in FP16",
