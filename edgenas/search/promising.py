@@ -1,9 +1,9 @@
 """Which of the candidates of a search are worth training on their own.
 
 A supernet that was trained for few epochs says too little of what its larger subnets become: they have the most left to learn. Of 30
-networks of the mobile space, each trained alone (tools/bench_rank.py), the supernet's accuracy ranked with Kendall's tau 0.45, MACs with
-0.47, and both together, each in its standard deviations, with 0.69; among those of about the same latency 0.54, 0.28 and 0.63. Of 21
-with a later supernet it was 0.45, 0.44 and 0.56.
+networks of the mobile space, each trained alone (tools/bench_rank.py), the supernet's accuracy ranked with Kendall's tau 0.45, MACs
+with 0.47, and both together, each in its standard deviations, with 0.69; among those of about the same latency 0.54, 0.28 and 0.63. Of
+21 with a later supernet it was 0.45, 0.44 and 0.56.
 """
 
 from __future__ import annotations
