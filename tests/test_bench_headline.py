@@ -103,6 +103,32 @@ def test_winners_are_compared_within_their_seed(headline: ModuleType) -> None:
     assert "more accurate than every baseline" in found["seeds"][1]["note"]
 
 
+def test_means_are_compared_over_the_same_seeds(headline: ModuleType) -> None:
+    """Noise takes the faster one in one seed up and in the other down; what is trained with one seed alone doesn't count."""
+    rows = [
+        baseline(0.1, 0.93, 0.93),
+        baseline(0.1, 0.87, 0.87, seed=1),
+        baseline(0.3, 0.94, 0.94),
+        baseline(0.3, 0.94, 0.94, seed=1),
+        baseline(0.05, 0.99, 0.99),
+    ]
+    winners = [
+        {"kind": "winner", "name": "edgenas", "seed": seed, "budget_ms": 0.2, "ms": 0.1, "test_accuracy": 0.92}
+        for seed in (0, 1)
+    ]
+    found = headline.compared([*rows, *winners], 0.2)
+    assert found["ratio_of_means"] == pytest.approx(0.5)
+    assert "note_of_means" not in found
+
+
+def test_rungs_that_would_leave_no_fewer_are_dropped(headline: ModuleType) -> None:
+    quick = headline.EFFORTS["quick"]
+    assert headline.with_finalists(quick, None) == quick
+    assert [rung.finalists for rung in headline.with_finalists(quick, 2).fine_tune] == [8, 3, 2]
+    assert [rung.finalists for rung in headline.with_finalists(quick, 3).fine_tune] == [8, 3]
+    assert headline.with_finalists(quick, 3).fine_tune[-1].recipe == quick.fine_tune[-1].recipe
+
+
 def test_a_perfect_ranking_is_one_and_chance_is_near_none(rank: ModuleType) -> None:
     rng = np.random.default_rng(0)
     truth = np.sort(rng.random(30))

@@ -64,6 +64,9 @@ ROUNDS = 5  # of the final measurement
 @click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, type=click.IntRange(0))
 @click.option("--effort", type=click.Choice(list(EFFORTS)), default="quick", show_default=True, help="Of the builds.")
 @click.option("--epochs", type=click.IntRange(4), help="Of the last training. Default: the effort's.")
+@click.option(
+    "--finalists", type=click.IntRange(1), help="How many go through the last training. Default: the effort's."
+)
 @click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
 @click.option("--minutes", type=float, help="Start nothing new after so long.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -74,11 +77,12 @@ def main(
     seeds: tuple[int, ...],
     effort: str,
     epochs: int | None,
+    finalists: int | None,
     supernet_epochs: int | None,
     minutes: float | None,
     as_json: bool,
 ) -> None:
-    chosen = with_epochs(EFFORTS[effort], epochs, supernet_epochs)
+    chosen = with_finalists(with_epochs(EFFORTS[effort], epochs, supernet_epochs), finalists)
     headline = Headline(work, data, tuple(sorted(budgets_ms)), chosen, effort, deadline(minutes))
     try:
         for part in (headline.find_winners, headline.train_baselines):
@@ -109,6 +113,15 @@ def with_epochs(effort: Effort, epochs: int | None, supernet_epochs: int | None)
         after_pruning = scaled(effort.after_pruning)
         effort = replace(effort, fine_tune=rungs, after_pruning=after_pruning)
     return effort
+
+
+def with_finalists(effort: Effort, finalists: int | None) -> Effort:
+    """`finalists` go through the last training; rungs before it that would leave no fewer are dropped."""
+    if finalists is None:
+        return effort
+    *before, last = effort.fine_tune
+    rungs = (*(rung for rung in before if rung.finalists > finalists), replace(last, finalists=finalists))
+    return replace(effort, fine_tune=rungs)
 
 
 class OutOfTime(Exception):
@@ -388,9 +401,36 @@ def compared(rows: Sequence[dict[str, Any]], budget_ms: float) -> dict[str, Any]
             "ratio": statistics.mean(f["ratio"] for f in found),
             "worst_ratio": max(f["ratio"] for f in found),
         }
+        | of_means(rows, found)
         if found
         else {}
     )
+
+
+def of_means(rows: Sequence[dict[str, Any]], winners: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The winners' mean latency and accuracy against the front of the baselines' mean accuracies over the same seeds: one seed's front
+    is made of those that its noise favoured."""
+    seeds = {winner["seed"] for winner in winners}
+    networks: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["kind"] == "baseline" and row["seed"] in seeds:
+            networks.setdefault(row["name"], []).append(row)
+    baselines = [
+        {
+            "ms": same[0]["ms"],
+            "precision": same[0]["precision"],
+            "validation": {p: statistics.mean(row["validation"][p] for row in same) for p in same[0]["validation"]},
+            "test_accuracy": statistics.mean(row["test_accuracy"] for row in same),
+        }
+        for same in networks.values()
+        if {row["seed"] for row in same} == seeds
+    ]
+    if not baselines:
+        return {}
+    accuracy = statistics.mean(winner["test_accuracy"] for winner in winners)
+    reached, note = latency_at(front_of(baselines), accuracy)
+    found = {"ratio_of_means": statistics.mean(winner["ms"] for winner in winners) / reached}
+    return found | ({"note_of_means": note} if note else {})
 
 
 def front_of(baselines: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
@@ -428,8 +468,9 @@ def text(found: dict[str, Any]) -> str:
             f"within {budget['budget_ms']:g} ms: {budget['ms']:.4f} ms, {100 * budget['test_accuracy']:.2f} %, "
             f"{budget['ratio']:.2f} of the best baseline's latency at that accuracy (seeds: "
             + ", ".join(f"{f['ratio']:.2f}" for f in budget["seeds"])
-            + ")"
+            + (f"; mean accuracies: {budget['ratio_of_means']:.2f})" if "ratio_of_means" in budget else ")")
         )
+        lines += [f"  mean accuracies: {budget['note_of_means']}"] if "note_of_means" in budget else []
         lines += [f"  seed {f['seed']}: {f['note']}" for f in budget["seeds"] if "note" in f]
     names = sorted({r["name"] for r in found["rows"] if r["kind"] == "baseline"})
     for name in names:
