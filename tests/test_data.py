@@ -612,6 +612,24 @@ def test_balanced_accuracy_is_the_mean_recall(pairs: list[tuple[int, int]]) -> N
     assert data.balanced_accuracy(predicted, labels, 5) == pytest.approx(np.mean(recalls))
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_error_of_a_difference_is_that_of_drawing_the_images_again(balanced: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [300, 200, 40])
+    one, other = (np.where(rng.random(len(labels)) < share, labels, 3) for share in (0.9, 0.8))
+    classes = [np.flatnonzero(labels == c) for c in range(3)] if balanced else [np.arange(len(labels))]
+    hits = (one == labels).astype(float) - (other == labels)
+    again = [np.mean([hits[rng.choice(part, len(part))].mean() for part in classes]) for _ in range(4000)]
+    found = data.difference_error(one, other, labels, 4 if balanced else None)
+    assert found == pytest.approx(np.std(again), rel=0.05)
+
+
+def test_equal_predictions_differ_without_any_error() -> None:
+    labels = np.array([0, 1, 1, 2])
+    for classes in (None, 3):
+        assert data.difference_error(np.zeros(4, int), np.zeros(4, int), labels, classes) == 0
+
+
 def test_balanced_accuracy_of_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="two equal, non-empty"):
         data.balanced_accuracy(np.zeros(3), np.zeros(2, int), 2)

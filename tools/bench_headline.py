@@ -41,7 +41,7 @@ from edgenas.network.costs import macs, params
 from edgenas.network.graph import Network
 from edgenas.pipeline.build import build as build_model
 from edgenas.pipeline.context import Build, opened_build
-from edgenas.pipeline.judging import accuracy, calibrated, score
+from edgenas.pipeline.judging import accuracy, calibrated, predicted_classes, score
 from edgenas.pipeline.measuring import CHECK, measure_fast_precisions
 from edgenas.pipeline.request import EFFORTS, BuildRequest, Effort, epochs_for
 from edgenas.pipeline.searching import prepare
@@ -365,14 +365,15 @@ def judged_files(build: Build, module: NetworkModule, *, test: bool = True) -> d
     """Accuracy of the files that `module` becomes in each precision, in ONNX Runtime: on validation images and on the test part."""
     judge, network = build.machine.judge, module.network
     quantized = calibrated(build, module)
-    models = {
+    models: dict[Precision, onnx.ModelProto] = {
         "fp32": judge.runtime.fp32_model(network, module.folded_weights()),
         "int8": judge.runtime.int8_model(network, quantized.weights, quantized.ranges, build.machine.weight_bits),
     }
 
     def of(split: Split) -> dict[str, float]:
         px = network.input_shape[2]
-        return {p: score(build, accuracy(build, m, split, px, judge, p)) for p, m in models.items()}  # type: ignore[arg-type]
+        predicted = {p: predicted_classes(build, m, split, px, judge, p) for p, m in models.items()}
+        return {p: score(build, accuracy(build, classes, split, judge)) for p, classes in predicted.items()}
 
     return {"validation": of(build.dataset.validation)} | ({"test": of(build.dataset.test)} if test else {})
 

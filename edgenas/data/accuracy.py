@@ -18,3 +18,18 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray, class_count: in
     hits = np.bincount(labels[predicted == labels], minlength=class_count)
     present = total > 0
     return float(np.mean(hits[present] / total[present]))
+
+
+def difference_error(one: np.ndarray, other: np.ndarray, labels: np.ndarray, class_count: int | None = None) -> float:
+    """Standard error of the difference in accuracy (0..1) between two predictions of the same images: they are compared image by image,
+    since what both get right or wrong says nothing about the difference. `class_count`: of balanced accuracy, with the images of each
+    class drawn on their own; None: of plain accuracy. All three are (N,) class indices."""
+    differences = (one == labels).astype(float) - (other == labels)
+    if class_count is None:
+        return float(differences.std() / np.sqrt(len(differences)))
+    total = np.bincount(labels, minlength=class_count)
+    present = total > 0
+    sums, squares = (np.bincount(labels, d, minlength=class_count)[present] for d in (differences, differences**2))
+    total = total[present]
+    variances = squares / total - (sums / total) ** 2
+    return float(np.sqrt((variances / total).sum()) / len(total))

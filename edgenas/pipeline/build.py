@@ -31,8 +31,8 @@ def _build(build: Build) -> dict[str, Any]:
     while True:
         subnets = [candidate.subnet for candidate in searched.finalists]
         winner = specialise(build, ground.focused.supernet, subnets, searched.predictor, ground.profile.key)
-        shipment = ship(build, winner, ground.profile.predictors)
-        elsewhere = [(other, ship(other.build, winner, other.profile.predictors)) for other in searched.others]
+        shipment = ship(build, winner, ground.profile.predictors, ground.budget_ms)
+        elsewhere = [(o, ship(o.build, winner, o.profile.predictors, o.budget_ms)) for o in searched.others]
         measured_ms = timed_of(shipment) if build.machine.reached else {}
         network = winner.final.network
         again = search_again(build, ground, searched, network, measured_ms, timed_when_finished(elsewhere, network))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edgenas import data
 from edgenas.artifacts.kernel import Precision
 from edgenas.compress.quantize import Quantization, calibrate
 from edgenas.data import Split, balanced_accuracy
@@ -23,12 +26,17 @@ def calibrated(build: Build, module: NetworkModule) -> Quantization:
     return calibrate(module.network, module.folded_weights(), images, weight_bits=build.machine.weight_bits)
 
 
-def accuracy(
+def predicted_classes(
     build: Build, model: onnx.ModelProto, split: Split, px: int, through: Bench, precision: Precision
-) -> dict[str, Any]:
-    """Of a file that takes images of `px`, run by `through`: an entry's `accuracy` in result.json."""
+) -> np.ndarray:
+    """(N,) by a file that takes images of `px`, run by `through`."""
     images = evaluation_images(build.dataset, split, px).contiguous().numpy()
-    predicted = through.infer(model, images, precision).argmax(axis=1)
+    predicted: np.ndarray = through.infer(model, images, precision).argmax(axis=1)
+    return predicted
+
+
+def accuracy(build: Build, predicted: np.ndarray, split: Split, through: Bench) -> dict[str, Any]:
+    """Of classes that `through` predicted: an entry's `accuracy` in result.json."""
     return {
         "top1": float((predicted == split.labels).mean()),
         "balanced": balanced_accuracy(predicted, split.labels, len(build.dataset.labels)),
@@ -42,6 +50,12 @@ def score(build: Build, found: dict[str, Any]) -> float:
     return float(found["balanced"] if build.dataset.unbalanced else found["top1"])
 
 
+def difference_error(build: Build, one: np.ndarray, other: np.ndarray, split: Split) -> float:
+    """Standard error of the difference between two predictions' scores on `split`."""
+    classes = len(build.dataset.labels) if build.dataset.unbalanced else None
+    return data.difference_error(one, other, split.labels, classes)
+
+
 def score_in(build: Build, module: NetworkModule, precision: Precision) -> float:
     """Validation accuracy of the file that `module` becomes in a precision, in ONNX Runtime on this machine."""
     judge, network = build.machine.judge, module.network
@@ -51,4 +65,5 @@ def score_in(build: Build, module: NetworkModule, precision: Precision) -> float
     else:
         model = judge.runtime.fp32_model(network, module.folded_weights())
     validation, px = build.dataset.validation, network.input_shape[2]
-    return score(build, accuracy(build, model, validation, px, judge, "int8" if precision == "int8" else "fp32"))
+    predicted = predicted_classes(build, model, validation, px, judge, "int8" if precision == "int8" else "fp32")
+    return score(build, accuracy(build, predicted, validation, judge))
