@@ -5,7 +5,8 @@
 
 For every seed and budget `edgenas build` finds a network. The baselines are those of the catalog (at the data's own resolution,
 every family at its widths) whose faster precision takes 0.5 to 1.6 times the range of the budgets. Every one of them is trained
-with the winners' last recipe, images, augmentation and teacher; each family at the better of two learning rates. What is far under
+with the winners' last recipe, images, augmentation and teacher, for as many epochs as a winner that is pruned takes in all (its last
+training and the one after pruning); each family at the better of two learning rates. What is far under
 the others' front after a quarter of the epochs with seed 0 is left out, and named. Every choice is made on validation images; the
 test part is looked at once for each finished network. In the end all of them, in both precisions, are timed in one interleaved
 run, several times over.
@@ -124,6 +125,11 @@ def with_finalists(effort: Effort, finalists: int | None) -> Effort:
     return replace(effort, fine_tune=rungs)
 
 
+def baseline_recipe(effort: Effort) -> Recipe:
+    last = effort.fine_tune[-1].recipe
+    return replace(last, epochs=last.epochs + effort.after_pruning.epochs)
+
+
 class OutOfTime(Exception):
     """Nothing new is started."""
 
@@ -226,7 +232,7 @@ class Headline:
             ground = prepare(build)  # cached: the winner of the largest budget needed it
             largest = teacher(build, ground.focused.supernet)
             alone = Alone(build.dataset, lambda: largest, self.work, f"seed{seed}")
-            recipe = epochs_for(self.effort.fine_tune[-1].recipe, len(build.dataset.train))
+            recipe = epochs_for(baseline_recipe(self.effort), len(build.dataset.train))
             short = replace(recipe, epochs=max(1, recipe.epochs // 4))
             networks, ms = self.candidates(build, catalog(build))
             if seed == SCREENING_SEED:
@@ -325,6 +331,8 @@ class Headline:
                 "data": self.data or "the bundled sample",
                 "balanced": build.dataset.unbalanced,
                 "epochs": self.effort.fine_tune[-1].recipe.epochs,
+                "epochs_after_pruning": self.effort.after_pruning.epochs,
+                "epochs_of_baselines": baseline_recipe(self.effort).epochs,
                 "median_spread_of_latencies_pct": round(float(np.median(spread)), 1) if known else None,
                 "budgets": [compared(rows, budget_ms) for budget_ms in self.budgets_ms],
                 "learning_rates": screening.rates,
