@@ -107,9 +107,10 @@ def test_preprocessing_is_what_it_says() -> None:
     assert np.allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
 
 
-def test_feature_loss_is_zero_for_equal_features_of_fewer_channels_and_less_resolution() -> None:
+def test_feature_loss_is_zero_for_equal_features_of_other_channels_and_less_resolution() -> None:
     target = torch.rand(4, 8, 14, 14)
     assert feature_loss(target[:, :5], target).item() == pytest.approx(0, abs=1e-9)
+    assert feature_loss(target, target[:, :5]).item() == pytest.approx(0, abs=1e-9)
     assert feature_loss(torch.nn.functional.adaptive_avg_pool2d(target, 7), target).item() == pytest.approx(0, abs=1e-9)
     assert feature_loss(torch.zeros_like(target), target).item() == pytest.approx(1)
 

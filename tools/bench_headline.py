@@ -68,6 +68,9 @@ ROUNDS = 5  # of the final measurement
 @click.option(
     "--finalists", type=click.IntRange(1), help="How many go through the last training. Default: the effort's."
 )
+@click.option(
+    "--newcomers", type=click.IntRange(1), help="That join the finalists; all are first trained for a quarter as long."
+)
 @click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
 @click.option("--minutes", type=float, help="Start nothing new after so long.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -79,11 +82,13 @@ def main(
     effort: str,
     epochs: int | None,
     finalists: int | None,
+    newcomers: int | None,
     supernet_epochs: int | None,
     minutes: float | None,
     as_json: bool,
 ) -> None:
     chosen = with_finalists(with_epochs(EFFORTS[effort], epochs, supernet_epochs), finalists)
+    chosen = with_newcomers(chosen, newcomers)
     headline = Headline(work, data, tuple(sorted(budgets_ms)), chosen, effort, deadline(minutes))
     try:
         for part in (headline.find_winners, headline.train_baselines):
@@ -123,6 +128,16 @@ def with_finalists(effort: Effort, finalists: int | None) -> Effort:
     *before, last = effort.fine_tune
     rungs = (*(rung for rung in before if rung.finalists > finalists), replace(last, finalists=finalists))
     return replace(effort, fine_tune=rungs)
+
+
+def with_newcomers(effort: Effort, newcomers: int | None) -> Effort:
+    """The first rung is then trained as the baselines are screened: from new weights, for a quarter of the epochs."""
+    if newcomers is None:
+        return effort
+    first, *others = effort.fine_tune
+    last = effort.fine_tune[-1].recipe
+    short = replace(first, recipe=replace(last, epochs=max(1, last.epochs // 4)), fresh=True)
+    return replace(effort, newcomers=newcomers, fine_tune=(short, *others))
 
 
 def baseline_recipe(effort: Effort) -> Recipe:

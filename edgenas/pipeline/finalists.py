@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from edgenas.pipeline.context import Build
 from edgenas.pipeline.judging import score_in
 from edgenas.pipeline.request import Rung, epochs_for
 from edgenas.pipeline.training import Supernet, teacher
+from edgenas.search.explore import LatencyFunction
 from edgenas.search.halving import successive_halving
+from edgenas.search.refine import refined
 from edgenas.spaces.space import Subnet
 from edgenas.store import Stage
 
@@ -38,14 +41,40 @@ class Best:
     key: str
 
 
-def train_finalists(build: Build, supernet: Supernet, subnets: Sequence[Subnet], predictor: FastestPredictor) -> Best:
-    """Fine-tunes `subnets`, the most promising first, by successive halving, with distillation from the largest subnet."""
-    asked = [replace(rung, finalists=min(rung.finalists, len(subnets))) for rung in build.effort.fine_tune]
+@dataclass(frozen=True)
+class Room:
+    """Where more finalists may come from: what `latency`, which knows of all other budgets too, predicts to be within `budget_ms`. `key`
+    stands for both in caches."""
+
+    latency: LatencyFunction
+    budget_ms: float
+    key: str
+
+
+def train_finalists(
+    build: Build, supernet: Supernet, subnets: Sequence[Subnet], predictor: FastestPredictor, room: Room | None = None
+) -> Best:
+    """Fine-tunes `subnets`, the most promising first, and where there is `room` the effort's newcomers, by successive halving, with
+    distillation from the largest subnet."""
+    newcomers = build.effort.newcomers if room else 0
+    most = len(subnets) + newcomers
+    first, *others = build.effort.fine_tune
+    asked = [
+        replace(first, finalists=min(first.finalists, len(subnets)) + newcomers),
+        *(replace(rung, finalists=min(rung.finalists, most)) for rung in others),
+    ]
     rungs = Rungs(build, supernet, predictor, asked)
-    stage = build.store.stage("fine-tune", [rungs.scored(subnet, rungs.last).key for subnet in subnets])
-    title = f"Training the best {len(subnets)}" if len(subnets) > 1 else "Fine-tuning the winner"
+    inputs = [rungs.scored(subnet, rungs.last).key for subnet in subnets]
+    stage = build.store.stage("fine-tune", [*inputs, newcomers, room.key] if newcomers and room else inputs)
+    title = f"Training the best {most}" if most > 1 else "Fine-tuning the winner"
+    if newcomers:
+        title = f"Training the best {len(subnets)} and {newcomers} like them"
     with build.progress.stage("fine-tune", title, cached=stage.is_done):
         if not stage.is_done:
+            if newcomers and room:
+                first_rung = partial(rungs.train, rung=0)
+                start, seed = subnets[: first.finalists], build.request.seed
+                subnets = refined(build.space, start, room.latency, room.budget_ms, newcomers, first_rung, seed)
             standings = successive_halving(subnets, rungs.entrants, rungs.train)
             stage.finish([{"genome": each.candidate.genome, "scores": each.scores} for each in standings])
     outcome = [(build.space.subnet(tuple(each["genome"])), each["scores"]) for each in stage.outcome()]

@@ -77,7 +77,8 @@ class Rung:
 @dataclass(frozen=True)
 class Effort:
     """Everything that `--effort` decides; `rounds` is how often a build may search again after measuring, `shrinking` whether the
-    supernet's training starts with its larger subnets."""
+    supernet's training starts with its larger subnets. `newcomers`: random subnets and children of the best that join the finalists in
+    the first rung of `fine_tune`."""
 
     plan: ProfilePlan
     supernet: Recipe
@@ -88,6 +89,7 @@ class Effort:
     max_resolution_px: int
     rounds: int = 3
     shrinking: bool = False
+    newcomers: int = 0
 
 
 # A quick build's supernet is trained too little to teach: its largest network, at 86.3 % of the sample's validation images

@@ -18,7 +18,7 @@ from edgenas.nets.recipe import Recipe
 from edgenas.nets.training import load_checkpoint
 from edgenas.network.channels import with_widths
 from edgenas.pipeline.context import Build
-from edgenas.pipeline.finalists import train_finalists
+from edgenas.pipeline.finalists import Room, train_finalists
 from edgenas.pipeline.measuring import measure_untrained
 from edgenas.pipeline.request import epochs_for
 from edgenas.pipeline.training import Supernet, epoch_reporter, teacher
@@ -60,11 +60,16 @@ class Winner:
 
 
 def specialise(
-    build: Build, supernet: Supernet, subnets: Sequence[Subnet], predictor: FastestPredictor, profile_key: str
+    build: Build,
+    supernet: Supernet,
+    subnets: Sequence[Subnet],
+    predictor: FastestPredictor,
+    profile_key: str,
+    room: Room | None = None,
 ) -> Winner:
     """Inherited weights, fine-tuned with distillation from the largest subnet until one of `subnets` is left, and that one pruned where
     it saves measured time."""
-    best = train_finalists(build, supernet, subnets, predictor)
+    best = train_finalists(build, supernet, subnets, predictor, room)
     pruned, pruning = _pruned(build, supernet, best.trained, predictor, [best.key, profile_key])
     key = key_of([best.key, profile_key, pruning["widths"]])
     return Winner(best.subnet, best.inherited, best.trained, pruned, pruning, best.standings, key)

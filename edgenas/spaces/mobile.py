@@ -30,6 +30,11 @@ from edgenas.spaces.space import Genome, Subnet, mutated, random_genome
 
 OWN_GENES = 5  # of a stage; those of the space's activations and squeeze-excite come after them
 HEADS = ("pool", "flatten")
+LATER = (
+    "activations",
+    "squeeze_excite",
+    "depthwise_width_factor",
+)  # settings that were added to those of the first version
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,13 @@ class MobileSpace:
     heads: tuple[str, ...] = HEADS
     activations: tuple[str, ...] = ("relu",)  # of the blocks; the stem's is ReLU
     squeeze_excite: tuple[bool, ...] = (False,)  # in MBConv blocks
+    depthwise_width_factor: int = 1  # MBConv blocks have so many times the channels that a stage's `widths` say
 
     def __post_init__(self) -> None:
         for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in fields(s)] + [
-            (f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("channels", "classes")
+            (f.name, getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("channels", "classes", "depthwise_width_factor")
         ]:
             if not options:
                 raise InputError(f"the mobile space has no options for {name}", "Give each choice at least one option.")
@@ -75,7 +83,7 @@ class MobileSpace:
         for field in fields(
             self
         ):  # what came later and isn't used leaves the id of what was measured and trained before
-            if field.name in ("activations", "squeeze_excite") and settings[field.name] == field.default:
+            if field.name in LATER and settings[field.name] == field.default:
                 del settings[field.name]
         return hashlib.sha256(json.dumps(["mobile", settings]).encode()).hexdigest()[:12]
 
@@ -236,7 +244,8 @@ class MobileSpace:
             for gene in range(start, stop):
                 code = code * radix[gene] + genomes[:, gene]
             columns.append(code)
-            before, before_radix = genomes[:, start + 4], radix[start + 4]
+            before = genomes[:, start] * radix[start + 4] + genomes[:, start + 4]  # the type says what a width means
+            before_radix = radix[start] * radix[start + 4]
         columns.append((place * before_radix + before) * radix[-1] + genomes[:, -1])
         return np.stack(columns, axis=1)
 
@@ -265,7 +274,7 @@ class MobileSpace:
             stage.depths[depth],
             stage.kernels[kernel],
             block_expand(kind, stage.expands[expand]),
-            stage.widths[width],
+            stage.widths[width] * (self.depthwise_width_factor if kind == "mbconv" else 1),
         )
 
     def _gates(self, subnet: Subnet, i: int) -> tuple[str, bool]:
@@ -310,6 +319,8 @@ class MobileSpace:
 def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANYTHING) -> MobileSpace:
     """The space that suits images of this side: three stages under 64 px, four from there on.
 
+    Under 64 px MBConv blocks are twice as wide as the others: a pointwise convolution costs a ninth of a 3x3 one, and the best of the
+    hand-designed networks on small colour images are wide from the first stage on and don't expand (DS-CNN: tools/bench_headline.py).
     Where there is room (three quarters of the side is still 24 px) a smaller input resolution is a choice as well. Kernels of 7 px
     (from 64 px on), HardSwish and squeeze-excite are choices where the devices do them well, and widths are in their multiples.
     """
@@ -317,9 +328,9 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
     resolutions = (smaller, resolution_px) if smaller >= 24 else (resolution_px,)
     if resolution_px < 64:
         stages: tuple[Stage, ...] = (
-            Stage(widths=(16, 32)),
-            Stage(widths=(16, 32, 48)),
-            Stage(widths=(32, 48, 64)),
+            Stage(expands=(1, 2), widths=(16, 32)),
+            Stage(expands=(1, 2), widths=(16, 32, 48)),
+            Stage(expands=(1, 2), widths=(32, 48, 64)),
         )
         patterns = _downsampling(len(stages), reductions=(2,), early=((2, 1),))
     else:
@@ -340,6 +351,7 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
         tuple(replace(stage, kernels=kernels, widths=offer.widths(stage.widths)) for stage in stages),
         activations=("relu", "hard_swish") if "hard_swish" in offer.activations else ("relu",),
         squeeze_excite=(False, True) if offer.squeeze_excite else (False,),
+        depthwise_width_factor=2 if resolution_px < 64 else 1,
     )
 
 

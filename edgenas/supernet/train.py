@@ -226,8 +226,9 @@ def _distil(
 
 
 def feature_loss(feature: Tensor, target: Tensor) -> Tensor:
-    """Relative squared distance of (N, C, H, W) from the leading C channels of the target, at the coarser of their resolutions."""
-    target = target[:, : feature.shape[1]]
+    """Relative squared distance of two (N, C, H, W) in the leading channels that both have, at the coarser of their resolutions."""
+    channels = min(feature.shape[1], target.shape[1])
+    feature, target = feature[:, :channels], target[:, :channels]
     side = min(feature.shape[2], target.shape[2])
     feature, target = (x if x.shape[2] == side else F.adaptive_avg_pool2d(x, side) for x in (feature, target))
     return F.mse_loss(feature, target) / target.square().mean().clamp_min(1e-6)

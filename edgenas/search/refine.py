@@ -1,0 +1,70 @@
+"""Searching on with short trainings. What shared weights think of a network says little where the supernet was trained for few steps, and
+compares blocks of different kinds unfairly. So random subnets and the children of the best join the finalists, and all are trained
+alike, a little, on their own: regularised evolution (Real et al., AAAI 2019) without the ageing, which a few dozen don't need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+
+from edgenas.search.explore import USEFUL_SHARE, LatencyFunction, feasible
+from edgenas.spaces.space import SearchSpace, Subnet
+
+RANDOM_SHARE = 1 / 3  # of the newcomers: whatever the supernet overlooked, mutations alone may not come back to
+PARENTS = 6
+TOGETHER = 8  # newcomers are trained in rounds of so many
+ROOM = 0.97  # of the budget: they are predicted, not measured
+MUTATION_RATE = 0.15
+ATTEMPTS = 20
+
+
+def refined(
+    space: SearchSpace,
+    start: Sequence[Subnet],
+    latency: LatencyFunction,
+    budget_ms: float,
+    newcomers: int,
+    train: Callable[[Sequence[Subnet]], Sequence[float]],
+    seed: int,
+) -> list[Subnet]:
+    """`start` and up to `newcomers` more that are predicted to meet the budget, the best by `train` first, which returns the scores of
+    subnets (higher is better)."""
+    rng = np.random.default_rng([seed, newcomers])
+    scores = dict(zip(start, train(start), strict=True))
+    drawn = feasible(space, latency, ROOM * budget_ms, round(RANDOM_SHARE * newcomers), rng)
+    entered = [subnet for subnet, _ in drawn if subnet not in scores]
+    left = newcomers
+    while entered:
+        scores |= zip(entered, train(entered), strict=True)
+        left -= len(entered)
+        parents = sorted(scores, key=lambda subnet: -scores[subnet])[:PARENTS]
+        entered = _children(space, parents, latency, budget_ms, min(left, TOGETHER), scores, rng)
+    return sorted(scores, key=lambda subnet: -scores[subnet])
+
+
+def _children(
+    space: SearchSpace,
+    parents: Sequence[Subnet],
+    latency: LatencyFunction,
+    budget_ms: float,
+    count: int,
+    known: Collection[Subnet],
+    rng: np.random.Generator,
+) -> list[Subnet]:
+    """Up to `count` new ones, in the useful part of the budget."""
+    found: dict[Subnet, None] = {}
+    for _ in range(ATTEMPTS if count > 0 else 0):
+        pairs = rng.integers(len(parents), size=(4 * count, 2))
+        drawn = [
+            space.mutate(space.crossover(parents[a], parents[b], rng), rng, MUTATION_RATE) for a, b in pairs.tolist()
+        ]
+        shares = latency(np.array([child.genome for child in drawn])) / budget_ms
+        useful = (shares <= ROOM) & (shares >= USEFUL_SHARE)
+        found |= {
+            child: None for child, is_useful in zip(drawn, useful, strict=True) if is_useful and child not in known
+        }
+        if len(found) >= count:
+            break
+    return list(found)[:count]
