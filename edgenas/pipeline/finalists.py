@@ -43,8 +43,8 @@ class Best:
 
 @dataclass(frozen=True)
 class Room:
-    """Where more finalists may come from: what `latency`, which knows of all other budgets too, predicts to be within `budget_ms`. `key`
-    stands for both in caches."""
+    """Where more finalists may come from: what `latency`, which knows of all other budgets too, predicts to be within `budget_ms`.
+    `key` stands for both in caches."""
 
     latency: LatencyFunction
     budget_ms: float

@@ -1,5 +1,5 @@
-"""Searching on with short trainings. What shared weights think of a network says little where the supernet was trained for few steps, and
-compares blocks of different kinds unfairly. So random subnets and the children of the best join the finalists, and all are trained
+"""Searching on with short trainings. What shared weights think of a network says little where the supernet was trained for few steps,
+and compares blocks of different kinds unfairly. So random subnets and the children of the best join the finalists, and all are trained
 alike, a little, on their own: regularised evolution (Real et al., AAAI 2019) without the ageing, which a few dozen don't need.
 """
 
