@@ -129,6 +129,16 @@ def test_rungs_that_would_leave_no_fewer_are_dropped(headline: ModuleType) -> No
     assert headline.with_finalists(quick, 3).fine_tune[-1].recipe == quick.fine_tune[-1].recipe
 
 
+def test_newcomers_are_first_trained_as_baselines_are_screened(headline: ModuleType) -> None:
+    quick = headline.EFFORTS["quick"]
+    assert headline.with_newcomers(quick, None) == quick
+    first, *others = headline.with_newcomers(quick, 20).fine_tune
+    last = quick.fine_tune[-1].recipe
+    assert (first.finalists, first.fresh, others) == (8, True, list(quick.fine_tune[1:]))
+    assert first.recipe == headline.replace(last, epochs=last.epochs // 4)
+    assert headline.baseline_recipe(quick).epochs == last.epochs + quick.after_pruning.epochs
+
+
 def test_a_perfect_ranking_is_one_and_chance_is_near_none(rank: ModuleType) -> None:
     rng = np.random.default_rng(0)
     truth = np.sort(rng.random(30))

@@ -7,7 +7,7 @@ from typing import Any
 from edgenas.pipeline.context import Build, opened_build
 from edgenas.pipeline.other_devices import limits_of, timed_of, timed_when_finished
 from edgenas.pipeline.request import BuildRequest, Effort
-from edgenas.pipeline.searching import prepare, search_again, search_and_measure
+from edgenas.pipeline.searching import prepare, search_again, search_and_measure, with_winner
 from edgenas.progress import Progress
 from edgenas.store import key_of
 
@@ -36,8 +36,9 @@ def _build(build: Build) -> dict[str, Any]:
         predictor, limits = searched.predictor, limits_of(searched.others)
         within = budgets.latency_within(build, predictor, ground.budget_ms, limits)
         key = key_of([predictor.key(), ground.budget_ms, budgets.key(build, limits)])
-        room = Room(within, ground.budget_ms, key)
+        room = None if searched.is_trained else Room(within, ground.budget_ms, key)
         winner = specialise(build, ground.focused.supernet, subnets, predictor, ground.profile.key, room)
+        searched = with_winner(build, ground, searched, winner.subnet)
         shipment = ship(build, winner, ground.profile.predictors, ground.budget_ms)
         elsewhere = [(o, ship(o.build, winner, o.profile.predictors, o.budget_ms)) for o in searched.others]
         measured_ms = timed_of(shipment) if build.machine.reached else {}
@@ -57,10 +58,9 @@ def _build(build: Build) -> dict[str, Any]:
         build,
         ground.budget_ms,
         ground.profile,
-        searched.last,
+        searched,
         winner,
         shipment,
-        list(searched.rounds),
         ground.warnings,
         elsewhere,
     )

@@ -39,7 +39,7 @@ def write_front(
     proxies = explained.proxies if explained else {}
     warm, explored = ground.focused.warm, ground.focused.explored
     dataset, last = build.dataset, searched.last
-    is_trained = last.comparable[0].rung > 0
+    is_trained = searched.is_trained
     front = {
         **build.heading(),
         "space": {"name": build.space_name, "id": build.space.id},

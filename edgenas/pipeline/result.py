@@ -14,9 +14,9 @@ from edgenas.pipeline.context import SCHEMA, Build
 from edgenas.pipeline.measuring import Feasibility, Profile
 from edgenas.pipeline.other_devices import Other
 from edgenas.pipeline.own_model import described
+from edgenas.pipeline.searching import Searched
 from edgenas.pipeline.shipping import Shipment, Variant
 from edgenas.pipeline.specialising import Winner
-from edgenas.search.run import SearchResult
 from edgenas.store import file_hash, write_json
 
 TITLES = {
@@ -34,10 +34,9 @@ def write_result(
     build: Build,
     budget_ms: float,
     profile: Profile,
-    found: SearchResult,
+    searched: Searched,
     winner: Winner,
     shipment: Shipment,
-    rounds: list[dict[str, Any]],
     preflight_warnings: list[str],
     elsewhere: Sequence[tuple[Other, Shipment]] = (),
 ) -> dict[str, Any]:
@@ -56,7 +55,9 @@ def write_result(
         about = f"{shipped.chosen.name} on {other.build.request.device}"
         warnings += [f"{about}: {text}" for text in (shipped.chosen.record["measured"] or {}).get("warnings", ())]
     dataset = build.dataset
-    is_trained = found.comparable[0].rung > 0
+    found = searched.last
+    is_trained = searched.is_trained
+    candidates = dict.fromkeys((*found.comparable, *searched.finalists))
     result = {
         **build.heading(),
         "budgets": [
@@ -78,7 +79,7 @@ def write_result(
             "provenance": chosen["predicted"]["provenance"],
             "precision": shipment.chosen.precision,
             "budget_ms": budget_ms,
-            "evaluated": [{"id": c.subnet.id, "latency_ms": c.latency_ms, "top1": c.score} for c in found.comparable],
+            "evaluated": [{"id": c.subnet.id, "latency_ms": c.latency_ms, "top1": c.score} for c in candidates],
             "front": [c.subnet.id for c in found.front],
             "chosen": winner.subnet.id,
             "stopped": found.stopped,
@@ -87,7 +88,7 @@ def write_result(
         "steps": [_step(entry) for entry, v in zip(entries, shipment.variants, strict=True) if _is_on_the_way(v)],
         "finalists": list(winner.finalists),
         "pruning": {k: v for k, v in winner.pruning.items() if k != "widths"},
-        "rounds": rounds,
+        "rounds": list(searched.rounds),
         "architecture": list(build.space.describe(winner.subnet)),
         "model": described(build.given, build.request.model) if build.given else None,
         "data": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts.kernel import Precision
@@ -31,6 +31,7 @@ from edgenas.pipeline.space_settings import write_settings
 from edgenas.search.evaluations import Candidate
 from edgenas.search.promising import most_promising, promise
 from edgenas.search.run import SearchResult
+from edgenas.spaces.space import Subnet
 
 if TYPE_CHECKING:
     from edgenas.pipeline.training import Focus
@@ -75,6 +76,11 @@ class Searched:
     @property
     def chosen(self) -> Candidate:
         return self.finalists[0]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether scores are those of trainings of their own, not of shared weights."""
+        return self.last.comparable[0].rung > 0
 
 
 def prepare(build: Build) -> Ground:
@@ -134,6 +140,17 @@ def search_again(
         return _search(build, ground, predictor, others, before.found, (*before.rounds, *rows))
     except InfeasibleBudget:
         return None  # the corrected predictor says that nothing meets it: what was built stands, over the budget
+
+
+def with_winner(build: Build, ground: Ground, searched: Searched, winner: Subnet) -> Searched:
+    """With a winner that joined the finalists after the search as one of them: what shared weights and the predictor say of it."""
+    from edgenas.pipeline.training import score
+
+    if any(candidate.subnet == winner for candidate in searched.finalists):
+        return searched
+    ms = searched.predictor.latency_ms(build.space.network(winner))
+    newcomer = Candidate(winner, score(build, ground.focused.supernet, winner), ms)
+    return replace(searched, finalists=(*searched.finalists, newcomer))
 
 
 def _search(

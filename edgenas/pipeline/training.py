@@ -262,6 +262,11 @@ def _start(build: Build, focused: Focus, latency: LatencyFunction, budget_ms: fl
     return start
 
 
+def score(build: Build, supernet: Supernet, subnet: Subnet) -> float:
+    """As a search scores it; evaluated once."""
+    return _evaluations(build, supernet).score(subnet)
+
+
 def _evaluations(build: Build, supernet: Supernet) -> Evaluations:
     many = _judged(build, supernet)
     return Evaluations(_log(build, supernet), lambda subnet: next(iter(many([subnet]))), many=many)
