@@ -295,6 +295,22 @@ def test_the_finalists_are_trained_until_one_is_left(built: Built) -> None:
     assert max(each["scores"][0] for each in finalists) == finalists[0]["scores"][0]
 
 
+def test_newcomers_are_trained_beside_the_finalists(built: Built, tmp_path: Path) -> None:
+    """The winner may be one that the search never looked at; everything that names it has its figures all the same."""
+    again = built.in_copy(tmp_path / "out")
+    first, *others = EFFORT.fine_tune
+    effort = replace(EFFORT, newcomers=4, fine_tune=(replace(first, fresh=True), *others))
+    result = build(again.request, Progress(quiet=True), effort)
+    before, finalists = {each["id"] for each in built.result["finalists"]}, result["finalists"]
+    assert before < {each["id"] for each in finalists}
+    assert len(finalists) == len(before) + 4
+    assert [len(each["scores"]) for each in finalists] == [2, *(1 for _ in finalists[1:])]
+    chosen = finalists[0]["id"]
+    assert result["front"]["chosen"] == again.read("front.json")["chosen"] == chosen
+    assert chosen in {each["id"] for each in result["front"]["evaluated"]}
+    assert chosen in {each["id"] for each in again.read("front.json")["candidates"]}
+
+
 def test_what_result_names_is_there(built: Built) -> None:
     result = built.result
     for entry in entries(result):
