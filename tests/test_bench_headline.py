@@ -124,9 +124,11 @@ def test_means_are_compared_over_the_same_seeds(headline: ModuleType) -> None:
 def test_rungs_that_would_leave_no_fewer_are_dropped(headline: ModuleType) -> None:
     quick = headline.EFFORTS["quick"]
     assert headline.with_finalists(quick, None) == quick
-    assert [rung.finalists for rung in headline.with_finalists(quick, 2).fine_tune] == [8, 3, 2]
-    assert [rung.finalists for rung in headline.with_finalists(quick, 3).fine_tune] == [8, 3]
-    assert headline.with_finalists(quick, 3).fine_tune[-1].recipe == quick.fine_tune[-1].recipe
+    most = headline.EFFORTS["max"]
+    assert [rung.finalists for rung in most.fine_tune] == [16, 6, 2]
+    assert [rung.finalists for rung in headline.with_finalists(most, 3).fine_tune] == [16, 6, 3]
+    assert [rung.finalists for rung in headline.with_finalists(most, 6).fine_tune] == [16, 6]
+    assert headline.with_finalists(most, 6).fine_tune[-1].recipe == most.fine_tune[-1].recipe
 
 
 def test_newcomers_are_first_trained_as_baselines_are_screened(headline: ModuleType) -> None:
