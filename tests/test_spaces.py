@@ -99,6 +99,7 @@ EVERYTHING = Offer(("relu", "relu6", "hard_swish"), squeeze_excite=True, depthwi
 EVERY: dict[str, Member] = {
     "mobile, 28 px, grey": Member(for_data(28, 1, 10), 1, 28, 10),
     "mobile, 32 px, colour": Member(for_data(32, 3, 100), 3, 32, 100),
+    "mobile, wide MBConv": Member(replace(for_data(28, 3, 10), depthwise_width_factor=2), 3, 28, 10),
     "mobile, 96 px, colour": Member(for_data(96, 3, 2), 3, 96, 2),
     "mobile, all that a device may do well": Member(for_data(64, 3, 2, EVERYTHING), 3, 64, 2),
     "tree, 28 px, grey": Member(tree.for_data(28, 1, 10), 1, 28, 10),

@@ -61,6 +61,7 @@ ROUNDS = 5  # of the final measurement
 @click.command(help=(__doc__ or "").split("\n", 1)[0])
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where everything is kept.")
 @click.option("--data", help="As `edgenas build` takes it. Default: the bundled sample of Fashion-MNIST.")
+@click.option("--space", help="As `edgenas build` takes it. Default: its own.")
 @click.option("--budgets-ms", type=float, multiple=True, required=True, help="Repeat it for each budget.")
 @click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, type=click.IntRange(0))
 @click.option("--effort", type=click.Choice(list(EFFORTS)), default="quick", show_default=True, help="Of the builds.")
@@ -77,6 +78,7 @@ ROUNDS = 5  # of the final measurement
 def main(
     work: Path,
     data: str | None,
+    space: str | None,
     budgets_ms: tuple[float, ...],
     seeds: tuple[int, ...],
     effort: str,
@@ -89,7 +91,7 @@ def main(
 ) -> None:
     chosen = with_finalists(with_epochs(EFFORTS[effort], epochs, supernet_epochs), finalists)
     chosen = with_newcomers(chosen, newcomers)
-    headline = Headline(work, data, tuple(sorted(budgets_ms)), chosen, effort, deadline(minutes))
+    headline = Headline(work, data, space, tuple(sorted(budgets_ms)), chosen, effort, deadline(minutes))
     try:
         for part in (headline.find_winners, headline.train_baselines):
             for seed in seeds:
@@ -176,6 +178,7 @@ class Headline:
 
     work: Path
     data: str | None
+    space: str | None
     budgets_ms: tuple[float, ...]
     effort: Effort
     effort_name: str
@@ -209,7 +212,9 @@ class Headline:
 
     def request(self, seed: int, budget_ms: float) -> BuildRequest:
         out = self.work / f"seed{seed}"
-        return BuildRequest("host", out, data=self.data, effort=self.effort_name, seed=seed, latency_ms=budget_ms)
+        return BuildRequest(
+            "host", out, data=self.data, space=self.space, effort=self.effort_name, seed=seed, latency_ms=budget_ms
+        )
 
     def find_winners(self, seed: int) -> None:
         for budget_ms in self.budgets_ms:

@@ -59,7 +59,9 @@ class MobileSpace:
     heads: tuple[str, ...] = HEADS
     activations: tuple[str, ...] = ("relu",)  # of the blocks; the stem's is ReLU
     squeeze_excite: tuple[bool, ...] = (False,)  # in MBConv blocks
-    depthwise_width_factor: int = 1  # MBConv blocks have so many times the channels that a stage's `widths` say
+    # MBConv blocks have so many times the channels that a stage's `widths` say: a pointwise convolution costs a ninth of a 3x3 one, and
+    # the best hand-designed networks on small colour images are wide from the first stage on (DS-CNN: tools/bench_headline.py)
+    depthwise_width_factor: int = 1
 
     def __post_init__(self) -> None:
         for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in fields(s)] + [
@@ -319,8 +321,6 @@ class MobileSpace:
 def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANYTHING) -> MobileSpace:
     """The space that suits images of this side: three stages under 64 px, four from there on.
 
-    Under 64 px MBConv blocks are twice as wide as the others: a pointwise convolution costs a ninth of a 3x3 one, and the best of the
-    hand-designed networks on small colour images are wide from the first stage on and don't expand (DS-CNN: tools/bench_headline.py).
     Where there is room (three quarters of the side is still 24 px) a smaller input resolution is a choice as well. Kernels of 7 px
     (from 64 px on), HardSwish and squeeze-excite are choices where the devices do them well, and widths are in their multiples.
     """
@@ -328,9 +328,9 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
     resolutions = (smaller, resolution_px) if smaller >= 24 else (resolution_px,)
     if resolution_px < 64:
         stages: tuple[Stage, ...] = (
-            Stage(expands=(1, 2), widths=(16, 32)),
-            Stage(expands=(1, 2), widths=(16, 32, 48)),
-            Stage(expands=(1, 2), widths=(32, 48, 64)),
+            Stage(widths=(16, 32)),
+            Stage(widths=(16, 32, 48)),
+            Stage(widths=(32, 48, 64)),
         )
         patterns = _downsampling(len(stages), reductions=(2,), early=((2, 1),))
     else:
@@ -351,7 +351,6 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
         tuple(replace(stage, kernels=kernels, widths=offer.widths(stage.widths)) for stage in stages),
         activations=("relu", "hard_swish") if "hard_swish" in offer.activations else ("relu",),
         squeeze_excite=(False, True) if offer.squeeze_excite else (False,),
-        depthwise_width_factor=2 if resolution_px < 64 else 1,
     )
 
 
