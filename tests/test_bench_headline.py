@@ -23,6 +23,11 @@ def headline() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def judging() -> ModuleType:
+    return tool("front_judging")
+
+
+@pytest.fixture(scope="module")
 def rank() -> ModuleType:
     return tool("bench_rank")
 
@@ -62,20 +67,20 @@ def test_left_out_is_what_is_far_under_something_no_slower(headline: ModuleType)
     assert screening.far_under(ms) == {"slow and bad": "81.0 % after a quarter of the epochs, 90.0 % is as fast"}
 
 
-def test_the_front_is_chosen_on_validation_images(headline: ModuleType) -> None:
+def test_the_front_is_chosen_on_validation_images(judging: ModuleType) -> None:
     """The one that is the best on the test part is not chosen for that."""
     rows = [baseline(0.1, 0.90, 0.89), baseline(0.2, 0.89, 0.95), baseline(0.3, 0.92, 0.91)]
-    assert headline.front_of(rows) == [(0.1, 0.89), (0.3, 0.91)]
+    assert judging.front_of(rows) == [(0.1, 0.89), (0.3, 0.91)]
 
 
-def test_between_two_of_the_front_latency_is_a_straight_line(headline: ModuleType) -> None:
-    assert headline.latency_at([(0.1, 0.88), (0.3, 0.92)], 0.90) == (pytest.approx(0.2), "")
-    assert headline.latency_at([(0.1, 0.88), (0.3, 0.92)], 0.88) == (0.1, "")
+def test_between_two_of_the_front_latency_is_a_straight_line(judging: ModuleType) -> None:
+    assert judging.latency_at([(0.1, 0.88), (0.3, 0.92)], 0.90) == (pytest.approx(0.2), "")
+    assert judging.latency_at([(0.1, 0.88), (0.3, 0.92)], 0.88) == (0.1, "")
 
 
-def test_beyond_the_front_nothing_is_extrapolated(headline: ModuleType) -> None:
+def test_beyond_the_front_nothing_is_extrapolated(judging: ModuleType) -> None:
     front = [(0.1, 0.88), (0.3, 0.92)]
-    above, below = headline.latency_at(front, 0.95), headline.latency_at(front, 0.80)
+    above, below = judging.latency_at(front, 0.95), judging.latency_at(front, 0.80)
     assert above[0] == 0.3
     assert "more accurate" in above[1]
     assert below[0] == 0.1
@@ -84,26 +89,26 @@ def test_beyond_the_front_nothing_is_extrapolated(headline: ModuleType) -> None:
 
 @given(points=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.5, 1)), min_size=1, max_size=8), at=st.floats(0.5, 1))
 def test_what_is_read_off_lies_within_the_front(points: list[tuple[float, float]], at: float) -> None:
-    module = tool("bench_headline")
+    module = tool("front_judging")
     rows = [baseline(ms, accuracy, accuracy) for ms, accuracy in points]
     front = module.front_of(rows)
     ms, _ = module.latency_at(front, at)
     assert front[0][0] <= ms <= front[-1][0]
 
 
-def test_winners_are_compared_within_their_seed(headline: ModuleType) -> None:
+def test_winners_are_compared_within_their_seed(judging: ModuleType) -> None:
     rows = [baseline(0.1, 0.90, 0.90), baseline(0.3, 0.94, 0.94), baseline(0.2, 0.90, 0.90, seed=1)]
     winners = [
         {"kind": "winner", "name": "edgenas", "seed": seed, "budget_ms": 0.2, "ms": 0.1, "test_accuracy": 0.92}
         for seed in (0, 1)
     ]
-    found = headline.compared([*rows, *winners], 0.2)
+    found = judging.compared([*rows, *winners], 0.2)
     assert [each["ratio"] for each in found["seeds"]] == [pytest.approx(0.5), pytest.approx(0.5)]
     assert "note" not in found["seeds"][0]
     assert "more accurate than every baseline" in found["seeds"][1]["note"]
 
 
-def test_means_are_compared_over_the_same_seeds(headline: ModuleType) -> None:
+def test_means_are_compared_over_the_same_seeds(judging: ModuleType) -> None:
     """Noise takes the faster one in one seed up and in the other down; what is trained with one seed alone doesn't count."""
     rows = [
         baseline(0.1, 0.93, 0.93),
@@ -116,7 +121,7 @@ def test_means_are_compared_over_the_same_seeds(headline: ModuleType) -> None:
         {"kind": "winner", "name": "edgenas", "seed": seed, "budget_ms": 0.2, "ms": 0.1, "test_accuracy": 0.92}
         for seed in (0, 1)
     ]
-    found = headline.compared([*rows, *winners], 0.2)
+    found = judging.compared([*rows, *winners], 0.2)
     assert found["ratio_of_means"] == pytest.approx(0.5)
     assert "note_of_means" not in found
 
