@@ -107,12 +107,35 @@ def mbconv(
     return activate(b, f"{name}/relu3", y, activation)
 
 
-BLOCKS = {"plain": plain, "residual": residual, "fused": fused, "mbconv": mbconv}
+def separable(
+    b: Builder,
+    name: str,
+    x: str,
+    width: int,
+    kernel: int,
+    expand: int,
+    stride: int,
+    activation: str = "relu",
+    squeeze_excite: bool = False,
+) -> str:
+    """MobileNet's depthwise separable convolution (Howard et al. 2017), as in DS-CNN: depthwise and 1x1, each with its activation."""
+    y = b.conv(f"{name}/depthwise", x, b.shape(x)[1], kernel, stride, groups=b.shape(x)[1])
+    y = b.conv(f"{name}/pointwise", activate(b, f"{name}/relu1", y, activation), width)
+    return activate(b, f"{name}/relu2", y, activation)
+
+
+BLOCKS = {"plain": plain, "residual": residual, "fused": fused, "mbconv": mbconv, "separable": separable}
+
+
+def block_width(kind: str, width: int) -> int:
+    """The output channels of a block of this type in a stage of `width`. Separable blocks are wide or nothing: 1x1 convolutions cost a
+    ninth of 3x3 ones, and there is no expansion (DS-CNN has 64 channels from the first layer on, where ResNet-8 has 16)."""
+    return 2 * width if kind == "separable" else width
 
 
 def block_kernel(kind: str, kernel: int) -> int:
     """The kernel size that a block of this type uses when asked for `kernel`."""
-    return kernel if kind == "mbconv" else 3
+    return kernel if kind in ("mbconv", "separable") else 3
 
 
 def block_expand(kind: str, expand: int) -> int:

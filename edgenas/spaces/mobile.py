@@ -1,9 +1,9 @@
-"""The `mobile` space: per stage plain, residual, fused MBConv or MBConv blocks, and the device's table decides which.
+"""The `mobile` space: per stage plain, residual, fused MBConv, MBConv or separable blocks, and the device's table decides which.
 
 A subnet chooses the input resolution, the stem's width, where to down-sample, per stage the block type, depth, kernel size, expand
 ratio and width, and a pooled or a flatten head; where the device does them well also the activation and squeeze-excite. On a CPU with
-fast INT8 3x3 convolutions the plain types win; on others the depthwise ones do. Blocks: ResNet (He et al. 2016), MobileNetV2 (Sandler
-et al. 2018), MobileNetV3 (Howard et al. 2019), EfficientNetV2 (Tan & Le 2021).
+fast INT8 3x3 convolutions the plain types win; on others the depthwise ones do. Blocks: ResNet (He et al. 2016), MobileNet (Howard et
+al. 2017), MobileNetV2 (Sandler et al. 2018), MobileNetV3 (Howard et al. 2019), EfficientNetV2 (Tan & Le 2021).
 
 Genome: [resolution, stem width, down-sampling, (type, depth, kernel, expand, width, activation, squeeze-excite) per stage, head], the
 activation and squeeze-excite only where there are several options.
@@ -24,24 +24,21 @@ from edgenas.errors import InputError
 from edgenas.network.builder import INPUT, Builder
 from edgenas.network.costs import macs
 from edgenas.network.graph import Network, Shape
-from edgenas.spaces.blocks import ACTIVATIONS, BLOCKS, block_expand, block_kernel, block_squeeze_excite
+from edgenas.spaces.blocks import ACTIVATIONS, BLOCKS, block_expand, block_kernel, block_squeeze_excite, block_width
 from edgenas.spaces.offer import ANYTHING, Offer
 from edgenas.spaces.space import Genome, Subnet, mutated, random_genome
 
 OWN_GENES = 5  # of a stage; those of the space's activations and squeeze-excite come after them
 HEADS = ("pool", "flatten")
-LATER = (
-    "activations",
-    "squeeze_excite",
-    "depthwise_width_factor",
-)  # settings that were added to those of the first version
+LATER = ("activations", "squeeze_excite")  # settings that were added to those of the first version
+UNIFORM_SHARE = 0.5  # of the samples
 
 
 @dataclass(frozen=True)
 class Stage:
     """The options of one stage. `kernels` are sides in pixels; `widths` are output channels."""
 
-    types: tuple[str, ...] = ("plain", "residual", "fused", "mbconv")
+    types: tuple[str, ...] = ("plain", "residual", "fused", "mbconv", "separable")
     depths: tuple[int, ...] = (1, 2)
     kernels: tuple[int, ...] = (3, 5)
     expands: tuple[int, ...] = (1, 2, 4)
@@ -59,15 +56,10 @@ class MobileSpace:
     heads: tuple[str, ...] = HEADS
     activations: tuple[str, ...] = ("relu",)  # of the blocks; the stem's is ReLU
     squeeze_excite: tuple[bool, ...] = (False,)  # in MBConv blocks
-    # MBConv blocks have so many times the channels that a stage's `widths` say: a pointwise convolution costs a ninth of a 3x3 one, and
-    # the best hand-designed networks on small colour images are wide from the first stage on (DS-CNN: tools/bench_headline.py)
-    depthwise_width_factor: int = 1
 
     def __post_init__(self) -> None:
         for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in fields(s)] + [
-            (f.name, getattr(self, f.name))
-            for f in fields(self)
-            if f.name not in ("channels", "classes", "depthwise_width_factor")
+            (f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("channels", "classes")
         ]:
             if not options:
                 raise InputError(f"the mobile space has no options for {name}", "Give each choice at least one option.")
@@ -125,7 +117,14 @@ class MobileSpace:
         )
 
     def sample(self, rng: np.random.Generator) -> Subnet:
-        return self.subnet(random_genome(self.radix(), rng))
+        """Every other one has blocks of one type, as those that people design: drawn stage by stage, one in twenty-five would."""
+        genes = list(random_genome(self.radix(), rng))
+        if rng.random() < UNIFORM_SHARE:
+            kind = self.stages[0].types[genes[self._stage_span(0)[0]]]
+            for i, stage in enumerate(self.stages):
+                if kind in stage.types:
+                    genes[self._stage_span(i)[0]] = stage.types.index(kind)
+        return self.subnet(tuple(genes))
 
     def mutate(self, subnet: Subnet, rng: np.random.Generator, rate: float) -> Subnet:
         return self.subnet(mutated(subnet.genome, self.radix(), rng, rate))
@@ -276,7 +275,7 @@ class MobileSpace:
             stage.depths[depth],
             stage.kernels[kernel],
             block_expand(kind, stage.expands[expand]),
-            stage.widths[width] * (self.depthwise_width_factor if kind == "mbconv" else 1),
+            block_width(kind, stage.widths[width]),
         )
 
     def _gates(self, subnet: Subnet, i: int) -> tuple[str, bool]:
@@ -307,9 +306,10 @@ class MobileSpace:
     def _canonical_stage(self, stage: Stage, genes: tuple[int, ...]) -> tuple[int, ...]:
         t, depth, kernel, expand, width, *gates = genes
         kind = stage.types[t]
-        if kind != "mbconv":
-            kernel = 0
         # the first option that comes to the same block stands for all that do
+        kernel = next(
+            i for i, k in enumerate(stage.kernels) if block_kernel(kind, k) == block_kernel(kind, stage.kernels[kernel])
+        )
         expand = next(
             i for i, e in enumerate(stage.expands) if block_expand(kind, e) == block_expand(kind, stage.expands[expand])
         )

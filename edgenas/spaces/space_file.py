@@ -66,7 +66,6 @@ class Mobile(_Settings):
     heads: Names
     activations: Names
     squeeze_excite: Annotated[tuple[bool, ...], Field(min_length=1)]
-    depthwise_width_factor: Count
 
     def space(self, channels: int, classes: int) -> SearchSpace:
         stages = tuple(mobile.Stage(**stage.values()) for stage in self.stages)
