@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from edgenas.pipeline.context import Build, opened_build
-from edgenas.pipeline.other_devices import limits_of, timed_of, timed_when_finished
+from edgenas.pipeline.other_devices import timed_of, timed_when_finished
 from edgenas.pipeline.request import BuildRequest, Effort
-from edgenas.pipeline.searching import prepare, search_again, search_and_measure, with_winner
+from edgenas.pipeline.searching import prepare, room_for_newcomers, search_again, search_and_measure, with_winner
 from edgenas.progress import Progress
-from edgenas.store import key_of
 
 
 def build(request: BuildRequest, progress: Progress, effort: Effort | None = None) -> dict[str, Any]:
@@ -19,8 +18,6 @@ def build(request: BuildRequest, progress: Progress, effort: Effort | None = Non
 
 
 def _build(build: Build) -> dict[str, Any]:
-    from edgenas.pipeline import budgets
-    from edgenas.pipeline.finalists import Room
     from edgenas.pipeline.front import write_front
     from edgenas.pipeline.model_folder import write_model_folder
     from edgenas.pipeline.result import write_lock, write_result
@@ -33,11 +30,8 @@ def _build(build: Build) -> dict[str, Any]:
     searched = search_and_measure(build, ground)
     while True:
         subnets = [candidate.subnet for candidate in searched.finalists]
-        predictor, limits = searched.predictor, limits_of(searched.others)
-        within = budgets.latency_within(build, predictor, ground.budget_ms, limits)
-        key = key_of([predictor.key(), ground.budget_ms, budgets.key(build, limits)])
-        room = None if searched.is_trained else Room(within, ground.budget_ms, key)
-        winner = specialise(build, ground.focused.supernet, subnets, predictor, ground.profile.key, room)
+        room = room_for_newcomers(build, ground, searched)
+        winner = specialise(build, ground.focused.supernet, subnets, searched.predictor, ground.profile.key, room)
         searched = with_winner(build, ground, searched, winner.subnet)
         shipment = ship(build, winner, ground.profile.predictors, ground.budget_ms)
         elsewhere = [(o, ship(o.build, winner, o.profile.predictors, o.budget_ms)) for o in searched.others]

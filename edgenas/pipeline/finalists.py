@@ -20,9 +20,8 @@ from edgenas.pipeline.context import Build
 from edgenas.pipeline.judging import score_in
 from edgenas.pipeline.request import Rung, epochs_for
 from edgenas.pipeline.training import Supernet, teacher
-from edgenas.search.explore import LatencyFunction
 from edgenas.search.halving import successive_halving
-from edgenas.search.refine import refined
+from edgenas.search.refine import Room, refined
 from edgenas.spaces.space import Subnet
 from edgenas.store import Stage
 
@@ -38,16 +37,6 @@ class Best:
     inherited: NetworkModule
     trained: NetworkModule
     standings: tuple[dict[str, Any], ...]
-    key: str
-
-
-@dataclass(frozen=True)
-class Room:
-    """Where more finalists may come from: what `latency`, which knows of all other budgets too, predicts to be within `budget_ms`.
-    `key` stands for both in caches."""
-
-    latency: LatencyFunction
-    budget_ms: float
     key: str
 
 
@@ -74,7 +63,7 @@ def train_finalists(
             if newcomers and room:
                 first_rung = partial(rungs.train, rung=0)
                 start, seed = subnets[: first.finalists], build.request.seed
-                subnets = refined(build.space, start, room.latency, room.budget_ms, newcomers, first_rung, seed)
+                subnets = refined(build.space, start, room, newcomers, first_rung, seed)
             standings = successive_halving(subnets, rungs.entrants, rungs.train)
             stage.finish([{"genome": each.candidate.genome, "scores": each.scores} for each in standings])
     outcome = [(build.space.subnet(tuple(each["genome"])), each["scores"]) for each in stage.outcome()]

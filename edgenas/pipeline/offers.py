@@ -53,7 +53,7 @@ def trainings(build: Build, supernet: Supernet, predictor: FastestPredictor) -> 
     first, rungs = build.effort.fine_tune[0], []
     for number, times in enumerate(ENTRANTS):
         epochs = max(1, round(first.recipe.epochs * EPOCHS_SHARE * 2**number))
-        rungs.append(Rung(first.finalists * times, replace(first.recipe, epochs=epochs)))
+        rungs.append(Rung(first.finalists * times, replace(first.recipe, epochs=epochs), first.fresh))
     candidates = Rungs(build, supernet, predictor, rungs, quiet=True)
     scores = tuple(partial(candidates.train, rung=number) for number in range(len(rungs)))
     return Trainings(tuple(rung.finalists for rung in rungs), scores, [asdict(rung) for rung in rungs])

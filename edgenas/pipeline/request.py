@@ -67,7 +67,9 @@ class Rung:
     """Of successive halving: how many of the search's best are trained by a recipe, from where the rung before left them; or, `fresh`,
     from new weights. A long training gains nothing from the weights of a supernet, which were made to serve many networks at once: from
     new ones and from a supernet's, by the same recipe, it came to 80.5 and 79.3 % of validation images on satellite pictures (10
-    epochs), to 92.0 and 91.3, and to 91.8 and 91.7 % on the sample of Fashion-MNIST (15 epochs)."""
+    epochs), to 92.0 and 91.3, and to 91.8 and 91.7 % on the sample of Fashion-MNIST (15 epochs). A short one compares networks as
+    a long one will only from new weights: a supernet favours some kinds of blocks, and after few epochs what it says of depthwise ones
+    is chance."""
 
     finalists: int
     recipe: Recipe
@@ -102,39 +104,40 @@ EFFORTS = {
         Recipe(epochs=6),
         Recipe(epochs=5, learning_rate=0.08, warmup_share=0.05),
         (
-            Rung(8, Recipe(epochs=2)),
-            Rung(3, Recipe(epochs=4)),
-            Rung(1, Recipe(epochs=15, learning_rate=0.15, teacher_share=0), fresh=True),
+            Rung(8, Recipe(epochs=4, learning_rate=0.15, teacher_share=0), fresh=True),
+            Rung(2, Recipe(epochs=15, learning_rate=0.15, teacher_share=0), fresh=True),
         ),
         Recipe(epochs=5, learning_rate=0.03, teacher_share=0),
         SearchRule(evaluations=120),
         max_resolution_px=64,
+        newcomers=8,
     ),
     "standard": Effort(
         ProfilePlan(covering=120, odd=40, held_out=40),
         Recipe(epochs=30),
         Recipe(epochs=25, learning_rate=0.08, warmup_share=0.05),
         (
-            Rung(12, Recipe(epochs=3)),
-            Rung(6, Recipe(epochs=6)),
+            Rung(12, Recipe(epochs=8, learning_rate=0.15), fresh=True),
             Rung(2, Recipe(epochs=50, learning_rate=0.15), fresh=True),
         ),
         Recipe(epochs=15, learning_rate=0.03),
         SearchRule(explored=200, neighbours=150, start=80, population=40, evaluations=800, patience=240),
         max_resolution_px=128,
+        newcomers=24,
     ),
     "max": Effort(
         ProfilePlan(covering=240, odd=80, held_out=60),
         Recipe(epochs=120),
         Recipe(epochs=60, learning_rate=0.08, warmup_share=0.05),
         (
-            Rung(16, Recipe(epochs=8)),
-            Rung(6, Recipe(epochs=20)),
+            Rung(16, Recipe(epochs=15, learning_rate=0.15), fresh=True),
+            Rung(6, Recipe(epochs=40, learning_rate=0.15), fresh=True),
             Rung(2, Recipe(epochs=150, learning_rate=0.15), fresh=True),
         ),
         Recipe(epochs=40, learning_rate=0.03),
         SearchRule(explored=600, neighbours=300, start=128, population=64, evaluations=3000, patience=640),
         max_resolution_px=224,
+        newcomers=48,
     ),
 }
 SMALL_SET_IMAGES = 2000  # a set below this gets more epochs, so that training still takes a sensible number of steps
@@ -150,7 +153,7 @@ def epochs_for(recipe: Recipe, train_images: int) -> Recipe:
 
 def from_trained(effort: Effort) -> Effort:
     """For weights that are trained already: fewer epochs, at a rate that doesn't undo what they know. The user's model has something to
-    teach."""
+    teach, and its supernet is worth asking: no newcomers."""
 
     def taught(recipe: Recipe) -> Recipe:
         return replace(recipe, teacher_share=Recipe.teacher_share)
@@ -163,6 +166,7 @@ def from_trained(effort: Effort) -> Effort:
         effort,
         supernet=gentler(effort.supernet),
         focus=gentler(effort.focus),
+        newcomers=0,
         fine_tune=tuple(Rung(rung.finalists, gentler(rung.recipe)) for rung in effort.fine_tune),
         after_pruning=taught(effort.after_pruning),
     )

@@ -30,8 +30,10 @@ from edgenas.pipeline.predicting import known_profile, predicted_feasibility
 from edgenas.pipeline.space_settings import write_settings
 from edgenas.search.evaluations import Candidate
 from edgenas.search.promising import most_promising, promise
+from edgenas.search.refine import Room
 from edgenas.search.run import SearchResult
 from edgenas.spaces.space import Subnet
+from edgenas.store import key_of
 
 if TYPE_CHECKING:
     from edgenas.pipeline.training import Focus
@@ -140,6 +142,16 @@ def search_again(
         return _search(build, ground, predictor, others, before.found, (*before.rounds, *rows))
     except InfeasibleBudget:
         return None  # the corrected predictor says that nothing meets it: what was built stands, over the budget
+
+
+def room_for_newcomers(build: Build, ground: Ground, searched: Searched) -> Room | None:
+    """None after a search whose scores are those of trainings of their own, not of shared weights: it has no need of them."""
+    if searched.is_trained:
+        return None
+    limits = limits_of(searched.others)
+    latency = budgets.latency_within(build, searched.predictor, ground.budget_ms, limits)
+    key = key_of([searched.predictor.key(), ground.budget_ms, budgets.key(build, limits)])
+    return Room(latency, ground.budget_ms, key)
 
 
 def with_winner(build: Build, ground: Ground, searched: Searched, winner: Subnet) -> Searched:

@@ -18,10 +18,11 @@ from edgenas.nets.recipe import Recipe
 from edgenas.nets.training import load_checkpoint
 from edgenas.network.channels import with_widths
 from edgenas.pipeline.context import Build
-from edgenas.pipeline.finalists import Room, train_finalists
+from edgenas.pipeline.finalists import train_finalists
 from edgenas.pipeline.measuring import measure_untrained
 from edgenas.pipeline.request import epochs_for
 from edgenas.pipeline.training import Supernet, epoch_reporter, teacher
+from edgenas.search.refine import Room
 from edgenas.spaces.space import Subnet
 from edgenas.store import Stage, key_of
 from edgenas.supernet.evaluate import score

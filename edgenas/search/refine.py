@@ -6,25 +6,35 @@ alike, a little, on their own: regularised evolution (Real et al., AAAI 2019) wi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgenas.search.explore import USEFUL_SHARE, LatencyFunction, feasible
 from edgenas.spaces.space import SearchSpace, Subnet
 
-RANDOM_SHARE = 1 / 3  # of the newcomers: whatever the supernet overlooked, mutations alone may not come back to
+RANDOM_SHARE = 1 / 2  # of the newcomers: whatever the supernet overlooked, mutations alone may not come back to
 PARENTS = 6
 TOGETHER = 8  # newcomers are trained in rounds of so many
-ROOM = 0.97  # of the budget: they are predicted, not measured
+MARGIN = 0.97  # of the budget: they are predicted, not measured
 MUTATION_RATE = 0.15
 ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where newcomers may come from: what `latency`, which knows of all other budgets too, predicts to be within `budget_ms`. `key`
+    stands for both in caches."""
+
+    latency: LatencyFunction
+    budget_ms: float
+    key: str
 
 
 def refined(
     space: SearchSpace,
     start: Sequence[Subnet],
-    latency: LatencyFunction,
-    budget_ms: float,
+    room: Room,
     newcomers: int,
     train: Callable[[Sequence[Subnet]], Sequence[float]],
     seed: int,
@@ -33,22 +43,21 @@ def refined(
     subnets (higher is better)."""
     rng = np.random.default_rng([seed, newcomers])
     scores = dict(zip(start, train(start), strict=True))
-    drawn = feasible(space, latency, ROOM * budget_ms, round(RANDOM_SHARE * newcomers), rng)
+    drawn = feasible(space, room.latency, MARGIN * room.budget_ms, round(RANDOM_SHARE * newcomers), rng)
     entered = [subnet for subnet, _ in drawn if subnet not in scores]
     left = newcomers
     while entered:
         scores |= zip(entered, train(entered), strict=True)
         left -= len(entered)
         parents = sorted(scores, key=lambda subnet: -scores[subnet])[:PARENTS]
-        entered = _children(space, parents, latency, budget_ms, min(left, TOGETHER), scores, rng)
+        entered = _children(space, parents, room, min(left, TOGETHER), scores, rng)
     return sorted(scores, key=lambda subnet: -scores[subnet])
 
 
 def _children(
     space: SearchSpace,
     parents: Sequence[Subnet],
-    latency: LatencyFunction,
-    budget_ms: float,
+    room: Room,
     count: int,
     known: Collection[Subnet],
     rng: np.random.Generator,
@@ -60,8 +69,8 @@ def _children(
         drawn = [
             space.mutate(space.crossover(parents[a], parents[b], rng), rng, MUTATION_RATE) for a, b in pairs.tolist()
         ]
-        shares = latency(np.array([child.genome for child in drawn])) / budget_ms
-        useful = (shares <= ROOM) & (shares >= USEFUL_SHARE)
+        shares = room.latency(np.array([child.genome for child in drawn])) / room.budget_ms
+        useful = (shares <= MARGIN) & (shares >= USEFUL_SHARE)
         found |= {
             child: None for child, is_useful in zip(drawn, useful, strict=True) if is_useful and child not in known
         }
