@@ -136,13 +136,13 @@ def test_rungs_that_would_leave_no_fewer_are_dropped(headline: ModuleType) -> No
     assert headline.with_finalists(most, 6).fine_tune[-1].recipe == most.fine_tune[-1].recipe
 
 
-def test_newcomers_are_first_trained_as_baselines_are_screened(headline: ModuleType) -> None:
+def test_newcomers_are_first_trained_from_new_weights_for_a_third_as_long(headline: ModuleType) -> None:
     quick = headline.EFFORTS["quick"]
     assert headline.with_newcomers(quick, None) == quick
     first, *others = headline.with_newcomers(quick, 20).fine_tune
     last = quick.fine_tune[-1].recipe
     assert (first.finalists, first.fresh, others) == (8, True, list(quick.fine_tune[1:]))
-    assert first.recipe == headline.replace(last, epochs=last.epochs // 4)
+    assert first.recipe == headline.replace(last, epochs=last.epochs // 3)
     assert headline.baseline_recipe(quick).epochs == last.epochs + quick.after_pruning.epochs
 
 

@@ -97,20 +97,21 @@ class Effort:
 # A quick build's supernet is trained too little to teach: its largest network, at 86.3 % of the sample's validation images
 # (before the supernet was focused), took what was trained for 15 epochs from new weights from 90.5 to 89.5, from 89.5 to 88.9 and
 # from 90.3 to 88.5 % (three networks, one seed). Two epochs from inherited weights end the same with it and without. After
-# pruning it was not measured: the student is ahead of the teacher there, too.
+# pruning it was not measured: the student is ahead of the teacher there, too. It has no newcomers, either: two minutes of short
+# trainings from new weights came to 90.4 % of the test images of Fashion-MNIST, and inherited weights to 90.2 % (FP32, one seed).
 EFFORTS = {
     "quick": Effort(
         ProfilePlan(covering=52, odd=20, held_out=30),
         Recipe(epochs=6),
         Recipe(epochs=5, learning_rate=0.08, warmup_share=0.05),
         (
-            Rung(8, Recipe(epochs=4, learning_rate=0.15, teacher_share=0), fresh=True),
-            Rung(2, Recipe(epochs=15, learning_rate=0.15, teacher_share=0), fresh=True),
+            Rung(8, Recipe(epochs=2)),
+            Rung(3, Recipe(epochs=4)),
+            Rung(1, Recipe(epochs=15, learning_rate=0.15, teacher_share=0), fresh=True),
         ),
         Recipe(epochs=5, learning_rate=0.03, teacher_share=0),
         SearchRule(evaluations=120),
         max_resolution_px=64,
-        newcomers=8,
     ),
     "standard": Effort(
         ProfilePlan(covering=120, odd=40, held_out=40),
