@@ -6,10 +6,10 @@
 For every seed and budget `edgenas build` finds a network. The baselines are those of the catalog (at the data's own resolution,
 every family at its widths) whose faster precision takes 0.5 to 1.6 times the range of the budgets. Every one of them is trained
 with the winners' last recipe, images, augmentation and teacher, for as many epochs as a winner that is pruned takes in all (its last
-training and the one after pruning); each family at the better of two learning rates. What is far under
-the others' front after a quarter of the epochs with the screening seed is left out, and named. Every choice is made on validation images; the
-test part is looked at once for each finished network. In the end all of them, in both precisions, are timed in one interleaved
-run, several times over.
+training and the one after pruning); each family at the better of two learning rates. What is far under the others' front after
+a quarter of the epochs with the screening seed is left out, and named. Every choice is made on validation images; the test part is
+looked at once for each finished network. In the end all of them, in both precisions, are timed in one interleaved run, several times
+over.
 
 Says at each budget how long the winner takes against the baselines' front at the same test accuracy (interpolated; balanced
 accuracy where the classes are not): below 1 the winner is faster. What is finished lies in --work: started again, the tool goes on
@@ -64,6 +64,9 @@ ROUNDS = 5  # of the final measurement
 @click.option("--budgets-ms", type=float, multiple=True, required=True, help="Repeat it for each budget.")
 @click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, type=click.IntRange(0))
 @click.option("--screening-seed", default=0, show_default=True, help="The one that leaves baselines out.")
+@click.option(
+    "--screening-seed", default=0, show_default=True, help="The seed with which baselines are screened: run it first."
+)
 @click.option("--effort", type=click.Choice(list(EFFORTS)), default="quick", show_default=True, help="Of the builds.")
 @click.option("--epochs", type=click.IntRange(4), help="Of the last training. Default: the effort's.")
 @click.option(
@@ -134,8 +137,8 @@ def with_finalists(effort: Effort, finalists: int | None) -> Effort:
 
 
 def with_newcomers(effort: Effort, newcomers: int | None) -> Effort:
-    """The first rung is then trained from new weights, for a third of the epochs: after a quarter of them dense blocks still looked better
-    than depthwise ones that overtook them later."""
+    """The first rung is then trained from new weights, for a third of the epochs: after a quarter of them dense blocks still looked
+    better than depthwise ones that overtook them later."""
     if newcomers is None:
         return effort
     first, *others = effort.fine_tune
