@@ -332,7 +332,7 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
             Stage(widths=(16, 32, 48)),
             Stage(widths=(32, 48, 64)),
         )
-        patterns = _downsampling(len(stages), reductions=(2,), early=((2, 1),))
+        patterns = _downsampling(len(stages), reductions=(2, 3), early=((2, 1),))
     else:
         stages = (
             Stage(widths=(16, 32)),
