@@ -63,7 +63,6 @@ ROUNDS = 5  # of the final measurement
 @click.option("--space", help="As `edgenas build` takes it. Default: its own.")
 @click.option("--budgets-ms", type=float, multiple=True, required=True, help="Repeat it for each budget.")
 @click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, type=click.IntRange(0))
-@click.option("--screening-seed", default=0, show_default=True, help="The one that leaves baselines out.")
 @click.option(
     "--screening-seed", default=0, show_default=True, help="The seed with which baselines are screened: run it first."
 )
