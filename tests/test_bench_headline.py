@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,7 +63,7 @@ def baseline(ms: float, validation: float, test: float, seed: int = 0) -> dict[s
 
 def test_left_out_is_what_is_far_under_something_no_slower(headline: ModuleType) -> None:
     screening = headline.Screening(
-        {}, {"small": 0.80, "slow and bad": 0.81, "slow": 0.90, "close": 0.885, "large": 0.91}
+        {}, {"small": 0.80, "slow and bad": 0.81, "slow": 0.90, "close": 0.885, "large": 0.91}, 0
     )
     ms = {"small": 0.1, "close": 0.2, "slow": 0.2, "slow and bad": 0.3, "large": 0.4, "never screened": 0.1}
     assert screening.far_under(ms) == {"slow and bad": "81.0 % after a quarter of the epochs, 90.0 % is as fast"}
@@ -134,6 +136,27 @@ def test_rungs_that_would_leave_no_fewer_are_dropped(headline: ModuleType) -> No
     assert [rung.finalists for rung in headline.with_finalists(most, 3).fine_tune] == [16, 6, 3]
     assert [rung.finalists for rung in headline.with_finalists(most, 6).fine_tune] == [16, 6]
     assert headline.with_finalists(most, 6).fine_tune[-1].recipe == most.fine_tune[-1].recipe
+
+
+def test_seeds_that_are_not_screened_are_refused_before_anything_is_built(headline: ModuleType, tmp_path: Path) -> None:
+    one, other = (
+        headline.Headline(tmp_path, None, None, (0.1,), headline.EFFORTS["quick"], "quick", seed, 0.0)
+        for seed in (3, 4)
+    )
+    one.refuse_unscreened([4, 3])
+    with pytest.raises(click.UsageError, match="with --seed 3"):
+        one.refuse_unscreened([4])
+    (tmp_path / "screening.json").write_text(json.dumps({"rates": {}, "accuracy": {"plain 1": 0.5}, "seed": 3}))
+    one.refuse_unscreened([4])
+    with pytest.raises(click.UsageError, match="screening with seed 3"):
+        other.refuse_unscreened([4])
+
+
+def test_an_effort_whose_only_rung_is_the_last_gets_a_short_one_before_it(headline: ModuleType) -> None:
+    quick = headline.EFFORTS["quick"]
+    only = headline.replace(quick, fine_tune=quick.fine_tune[-1:])
+    first, last = headline.with_newcomers(only, 20).fine_tune
+    assert (first.recipe.epochs, first.fresh, last) == (5, True, quick.fine_tune[-1])
 
 
 def test_newcomers_are_first_trained_from_new_weights_for_a_third_as_long(headline: ModuleType) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from edgenas.pipeline.finalists import measured
 from edgenas.search.refine import MARGIN, TOGETHER, Room, refined
 from edgenas.spaces.space import Subnet
 from tests.tiny_space import SPACE
@@ -18,7 +19,7 @@ def latency(genomes: np.ndarray) -> np.ndarray:
 
 
 def room(budget_ms: float) -> Room:
-    return Room(latency, budget_ms, "")
+    return Room(latency, budget_ms, lambda subnets: subnets, "")
 
 
 def worth(subnet: Subnet) -> float:
@@ -79,6 +80,20 @@ def test_the_same_seed_trains_the_same(start: list[Subnet]) -> None:
     assert trained[0] == trained[1]
 
 
+def test_where_another_budget_is_the_tighter_one_children_go_without_using_this_one_up(start: list[Subnet]) -> None:
+    """Nothing that meets the other takes 60 % of this one."""
+    generous = 4 * slowest()
+    other = 0.6 * slowest()
+
+    def within(genomes: np.ndarray) -> np.ndarray:
+        return np.where(latency(genomes) <= other, latency(genomes), 2 * generous)
+
+    train = Trainer()
+    refined(SPACE, start, Room(within, generous, lambda subnets: subnets, ""), 20, train, 0)
+    assert len(train.everyone) == len(start) + 20
+    assert (latency(np.array([each.genome for each in train.everyone[len(start) :]])) <= other).all()
+
+
 def test_where_hardly_any_fit_there_are_fewer(start: list[Subnet]) -> None:
     """The search ends instead of going over the budget."""
     train = Trainer()
@@ -87,3 +102,19 @@ def test_where_hardly_any_fit_there_are_fewer(start: list[Subnet]) -> None:
     newcomers = train.everyone[len(start) :]
     assert len(newcomers) < 20
     assert all(latency(np.array([each.genome]))[0] <= least for each in newcomers)
+
+
+def test_of_those_near_the_top_newcomers_that_take_too_long_are_left_out(start: list[Subnet]) -> None:
+    """The others aren't measured: they don't go on, or were measured when they were found."""
+    rng = np.random.default_rng(4)
+    new = [subnet for subnet in dict.fromkeys(SPACE.sample(rng) for _ in range(12)) if subnet not in start][:6]
+    asked: list[Subnet] = []
+
+    def fitting(subnets: Sequence[Subnet]) -> list[Subnet]:
+        asked.extend(subnets)
+        return list(subnets[1:])
+
+    ranked = [new[0], start[0], new[1], start[1], *new[2:], *start[2:]]
+    found = measured(ranked, 2, start, Room(latency, 1.0, fitting, ""))
+    assert asked == new[:2]
+    assert found == ranked[1:]

@@ -94,11 +94,20 @@ def slimmed(px: int, channels: int, classes: int, *blocks: tuple[str, int, int],
 
 DEEP = (("residual", 24, 1), ("residual", 64, 2), ("residual", 64, 1), ("residual", 64, 1), ("mbconv", 96, 2))
 
+SEPARABLE_FIRST = ("separable", "residual", "mbconv")  # the type that makes the most of a width isn't the last
 EVERYTHING = Offer(("relu", "relu6", "hard_swish"), squeeze_excite=True, depthwise_7x7=True, width_multiple=32)
 
 EVERY: dict[str, Member] = {
     "mobile, 28 px, grey": Member(for_data(28, 1, 10), 1, 28, 10),
     "mobile, 32 px, colour": Member(for_data(32, 3, 100), 3, 32, 100),
+    "mobile, separable first": Member(
+        replace(
+            for_data(28, 3, 10), stages=tuple(replace(s, types=SEPARABLE_FIRST) for s in for_data(28, 3, 10).stages)
+        ),
+        3,
+        28,
+        10,
+    ),
     "mobile, 96 px, colour": Member(for_data(96, 3, 2), 3, 96, 2),
     "mobile, all that a device may do well": Member(for_data(64, 3, 2, EVERYTHING), 3, 64, 2),
     "tree, 28 px, grey": Member(tree.for_data(28, 1, 10), 1, 28, 10),
@@ -127,6 +136,13 @@ TINY: dict[str, SearchSpace] = {
     "mobile": tiny(),
     "mobile, two stages": tiny(
         stages=(Stage(("residual", "mbconv"), (1,), (3, 5), (1, 2), (4, 8)), Stage(("plain", "fused"), widths=(8,))),
+        downsampling=((1, 1, 2),),
+    ),
+    "mobile, separable first": tiny(
+        stages=(
+            Stage(("separable", "plain"), (1,), (3,), (1,), (4, 8)),
+            Stage(("residual", "fused", "mbconv"), (1,), (3,), (1, 2), (4, 8)),
+        ),
         downsampling=((1, 1, 2),),
     ),
     "mobile, gates": tiny(
@@ -426,10 +442,13 @@ class TestMobile:
         assert 0.45 < len(alone) / len(kinds) < 0.6  # 1 in 2, and 1 in 25 of the others
         assert min(alone.count(t) for t in range(len(BLOCKS))) > 0.15 * len(alone)
 
-    def test_a_type_that_a_stage_lacks_is_not_asked_of_it(self) -> None:
-        stages = (Stage(("separable", "plain")), Stage(("plain", "mbconv")), Stage(("mbconv",)))
-        space, rng = tiny(stages=stages, downsampling=((1, 1, 2, 1),)), np.random.default_rng(0)
-        assert {space.sample(rng).genome[3 + 2 * 5] for _ in range(100)} == {0}
+    def test_only_what_all_stages_have_is_sampled_more_often(self) -> None:
+        types = ("plain", "residual", "fused")
+        for first, expected in ((("plain", "mbconv"), 2 / 3), (("separable", "mbconv"), 1 / 3)):
+            space = tiny(stages=(Stage(first), Stage(types)), downsampling=((1, 1, 2),))
+            rng = np.random.default_rng(0)
+            plain = np.mean([space.sample(rng).genome[3 + 5] == 0 for _ in range(2000)])
+            assert plain == pytest.approx(expected, abs=0.04)
 
     def test_the_description_says_what_is_built(self) -> None:
         stages = (Stage(widths=(16, 32)), Stage(widths=(24,)), Stage(depths=(3,), widths=(64,)))

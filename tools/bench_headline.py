@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -64,7 +64,11 @@ ROUNDS = 5  # of the final measurement
 @click.option("--budgets-ms", type=float, multiple=True, required=True, help="Repeat it for each budget.")
 @click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, type=click.IntRange(0))
 @click.option(
-    "--screening-seed", default=0, show_default=True, help="The seed with which baselines are screened: run it first."
+    "--screening-seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="The seed with which baselines are screened: needed before any other's are trained.",
 )
 @click.option("--effort", type=click.Choice(list(EFFORTS)), default="quick", show_default=True, help="Of the builds.")
 @click.option("--epochs", type=click.IntRange(4), help="Of the last training. Default: the effort's.")
@@ -72,7 +76,7 @@ ROUNDS = 5  # of the final measurement
     "--finalists", type=click.IntRange(1), help="How many go through the last training. Default: the effort's."
 )
 @click.option(
-    "--newcomers", type=click.IntRange(1), help="That join the finalists; all are first trained for a third as long."
+    "--newcomers", type=click.IntRange(2), help="That join the finalists; all are first trained for a third as long."
 )
 @click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
 @click.option("--minutes", type=float, help="Start nothing new after so long.")
@@ -95,6 +99,8 @@ def main(
     chosen = with_finalists(with_epochs(EFFORTS[effort], epochs, supernet_epochs), finalists)
     chosen = with_newcomers(chosen, newcomers)
     headline = Headline(work, data, space, tuple(sorted(budgets_ms)), chosen, effort, screening_seed, deadline(minutes))
+    seeds = tuple(sorted(set(seeds), key=lambda seed: (seed != screening_seed, seed)))
+    headline.refuse_unscreened(seeds)
     try:
         for part in (headline.find_winners, headline.train_baselines):
             for seed in seeds:
@@ -141,9 +147,9 @@ def with_newcomers(effort: Effort, newcomers: int | None) -> Effort:
     if newcomers is None:
         return effort
     first, *others = effort.fine_tune
-    last = effort.fine_tune[-1].recipe
-    short = replace(first, recipe=replace(last, epochs=max(1, last.epochs // 3)), fresh=True)
-    return replace(effort, newcomers=newcomers, fine_tune=(short, *others))
+    last = effort.fine_tune[-1]
+    short = replace(first, recipe=replace(last.recipe, epochs=max(1, last.recipe.epochs // 3)), fresh=True)
+    return replace(effort, newcomers=newcomers, fine_tune=(short, *(others or [last])))
 
 
 def baseline_recipe(effort: Effort) -> Recipe:
@@ -165,6 +171,7 @@ class Screening:
 
     rates: dict[str, float]
     accuracy: dict[str, float]
+    seed: int
 
     def far_under(self, ms: Mapping[str, float]) -> dict[str, str]:
         """What is far less accurate than something no slower, and how far."""
@@ -209,7 +216,15 @@ class Headline:
 
     def screening(self) -> Screening:
         path = self.work / "screening.json"
-        return Screening(**json.loads(path.read_text())) if path.exists() else Screening({}, {})
+        return Screening(**json.loads(path.read_text())) if path.exists() else Screening({}, {}, self.screening_seed)
+
+    def refuse_unscreened(self, seeds: Sequence[int]) -> None:
+        """Before hours of trainings: baselines of `seeds` can't be trained, or have been screened otherwise."""
+        found = self.screening()
+        if found.seed != self.screening_seed:
+            raise click.UsageError(f"--work holds a screening with seed {found.seed}: name that as --screening-seed.")
+        if not found.accuracy and self.screening_seed not in seeds:
+            raise click.UsageError(f"Baselines aren't screened yet: that is done with --seed {self.screening_seed}.")
 
     def stop_if_late(self) -> None:
         if time.monotonic() > self.until:

@@ -26,6 +26,7 @@ from edgenas.spaces.space import Subnet
 from edgenas.store import Stage
 
 INHERITED, TRAINED = "inherited.safetensors", "trained.safetensors"
+CHECKED = 2  # times as many newcomers as go on: at the edge of the budget half of them take longer than predicted
 
 
 @dataclass(frozen=True)
@@ -43,27 +44,21 @@ class Best:
 def train_finalists(
     build: Build, supernet: Supernet, subnets: Sequence[Subnet], predictor: FastestPredictor, room: Room | None = None
 ) -> Best:
-    """Fine-tunes `subnets`, the most promising first, and where there is `room` the effort's newcomers, by successive halving, with
+    """Trains `subnets`, the most promising first, and where there is `room` the effort's newcomers, by successive halving, with
     distillation from the largest subnet."""
-    newcomers = build.effort.newcomers if room else 0
-    most = len(subnets) + newcomers
     first, *others = build.effort.fine_tune
-    asked = [
-        replace(first, finalists=min(first.finalists, len(subnets)) + newcomers),
-        *(replace(rung, finalists=min(rung.finalists, most)) for rung in others),
-    ]
-    rungs = Rungs(build, supernet, predictor, asked)
+    subnets = subnets[: first.finalists]
+    if room and build.effort.newcomers:
+        entered = replace(first, finalists=len(subnets) + build.effort.newcomers)
+        ranked = _with_newcomers(build, Rungs(build, supernet, predictor, [entered]), subnets, room)
+        subnets = measured(ranked, others[0].finalists if others else 1, subnets, room)
+    asked = [replace(rung, finalists=min(rung.finalists, len(subnets))) for rung in others]
+    rungs = Rungs(build, supernet, predictor, [replace(first, finalists=len(subnets)), *asked])
     inputs = [rungs.scored(subnet, rungs.last).key for subnet in subnets]
-    stage = build.store.stage("fine-tune", [*inputs, newcomers, room.key] if newcomers and room else inputs)
-    title = f"Training the best {most}" if most > 1 else "Fine-tuning the winner"
-    if newcomers:
-        title = f"Training the best {len(subnets)} and {newcomers} like them"
+    stage = build.store.stage("fine-tune", [*inputs, rungs.entrants])
+    title = f"Training the best {len(subnets)}" if len(subnets) > 1 else "Fine-tuning the winner"
     with build.progress.stage("fine-tune", title, cached=stage.is_done):
         if not stage.is_done:
-            if newcomers and room:
-                first_rung = partial(rungs.train, rung=0)
-                start, seed = subnets[: first.finalists], build.request.seed
-                subnets = refined(build.space, start, room, newcomers, first_rung, seed)
             standings = successive_halving(subnets, rungs.entrants, rungs.train)
             stage.finish([{"genome": each.candidate.genome, "scores": each.scores} for each in standings])
     outcome = [(build.space.subnet(tuple(each["genome"])), each["scores"]) for each in stage.outcome()]
@@ -75,6 +70,27 @@ def train_finalists(
         tuple({"id": subnet.id, "scores": scores} for subnet, scores in outcome),
         rungs.weights(best, rungs.last).key,
     )
+
+
+def _with_newcomers(build: Build, rungs: Rungs, start: Sequence[Subnet], room: Room) -> list[Subnet]:
+    """`start` and the newcomers, trained by the first rung, the best first."""
+    count = build.effort.newcomers
+    inputs = [rungs.scored(subnet, 0).key for subnet in start]
+    stage = build.store.stage("newcomers", [*inputs, count, room.key])
+    title = f"Training the search's best {len(start)} and {count} others a little"
+    with build.progress.stage("newcomers", title, cached=stage.is_done):
+        if not stage.is_done:
+            found = refined(build.space, start, room, count, partial(rungs.train, rung=0), build.request.seed)
+            stage.finish([subnet.genome for subnet in found])
+    return [build.space.subnet(tuple(genome)) for genome in stage.outcome()]
+
+
+def measured(ranked: Sequence[Subnet], going_on: int, start: Sequence[Subnet], room: Room) -> list[Subnet]:
+    """Those of `ranked` that may be trained on: all but those near the top that take longer than predicted and are over
+    a budget. `start` were measured before."""
+    near_the_top = ranked[: CHECKED * going_on]
+    fitting = {*start, *room.fitting([subnet for subnet in near_the_top if subnet not in start])}
+    return [*(subnet for subnet in near_the_top if subnet in fitting), *ranked[len(near_the_top) :]]
 
 
 class Rungs:
@@ -160,8 +176,10 @@ class Rungs:
         return self._loaded(subnet, TRAINED, rung)
 
     def weights(self, subnet: Subnet, rung: int) -> Stage:
-        recipes = [asdict(recipe) for recipe in self.recipes[: rung + 1]]
-        inputs = [self.supernet.key, subnet.genome, recipes, self.fresh[: rung + 1], self.build.request.seed]
+        # what was before new weights doesn't matter to them
+        start = max((r for r in range(rung + 1) if self.fresh[r]), default=0)
+        recipes = [asdict(recipe) for recipe in self.recipes[start : rung + 1]]
+        inputs = [self.supernet.key, subnet.genome, recipes, self.fresh[start : rung + 1], self.build.request.seed]
         return self.build.store.stage("finalist", inputs)
 
     def scored(self, subnet: Subnet, rung: int) -> Stage:

@@ -118,27 +118,28 @@ EFFORTS = {
         Recipe(epochs=30),
         Recipe(epochs=25, learning_rate=0.08, warmup_share=0.05),
         (
-            Rung(12, Recipe(epochs=8, learning_rate=0.15), fresh=True),
+            Rung(12, Recipe(epochs=10, learning_rate=0.15), fresh=True),
+            Rung(4, Recipe(epochs=20, learning_rate=0.15), fresh=True),
             Rung(2, Recipe(epochs=50, learning_rate=0.15), fresh=True),
         ),
         Recipe(epochs=15, learning_rate=0.03),
         SearchRule(explored=200, neighbours=150, start=80, population=40, evaluations=800, patience=240),
         max_resolution_px=128,
-        newcomers=24,
+        newcomers=12,
     ),
     "max": Effort(
         ProfilePlan(covering=240, odd=80, held_out=60),
         Recipe(epochs=120),
         Recipe(epochs=60, learning_rate=0.08, warmup_share=0.05),
         (
-            Rung(16, Recipe(epochs=15, learning_rate=0.15), fresh=True),
-            Rung(6, Recipe(epochs=40, learning_rate=0.15), fresh=True),
+            Rung(16, Recipe(epochs=20, learning_rate=0.15), fresh=True),
+            Rung(6, Recipe(epochs=50, learning_rate=0.15), fresh=True),
             Rung(2, Recipe(epochs=150, learning_rate=0.15), fresh=True),
         ),
         Recipe(epochs=40, learning_rate=0.03),
         SearchRule(explored=600, neighbours=300, start=128, population=64, evaluations=3000, patience=640),
         max_resolution_px=224,
-        newcomers=48,
+        newcomers=24,
     ),
 }
 SMALL_SET_IMAGES = 2000  # a set below this gets more epochs, so that training still takes a sensible number of steps

@@ -150,8 +150,13 @@ def room_for_newcomers(build: Build, ground: Ground, searched: Searched) -> Room
         return None
     limits = limits_of(searched.others)
     latency = budgets.latency_within(build, searched.predictor, ground.budget_ms, limits)
+
+    def fitting(subnets: Sequence[Subnet]) -> list[Subnet]:
+        checks = zip(subnets, _checked(build, subnets, searched.others), strict=True)
+        return [subnet for subnet, check in checks if check.is_within(ground.budget_ms)]
+
     key = key_of([searched.predictor.key(), ground.budget_ms, budgets.key(build, limits)])
-    return Room(latency, ground.budget_ms, key)
+    return Room(latency.where_it_is_tightest, ground.budget_ms, fitting, key)
 
 
 def with_winner(build: Build, ground: Ground, searched: Searched, winner: Subnet) -> Searched:
@@ -176,44 +181,44 @@ def _search(
     from edgenas.pipeline.training import run_search
 
     budget_ms = ground.budget_ms
-    leader: _Check | None = None
+    leading: Candidate | None = None
     while True:
         number = len(found) + 1
         focused, offered = ground.focused, trainings(build, ground.focused.supernet, predictor)
         latest = run_search(build, focused, predictor, budget_ms, number, limits_of(others), offered)
         if not latest.front:
-            if leader is None:
+            if leading is None:
                 raise budgets.nothing_found(build, budget_ms)
             # the corrected predictor says that nothing meets it: the round before came closest
-            return Searched(found, (leader.candidate,), predictor, others, rounds, True)
+            return Searched(found, (leading,), predictor, others, rounds, True)
         found = (*found, latest)
         # all are within the budget by prediction
         worth = promise(build.space, latest.comparable)
         count = build.effort.fine_tune[0].finalists
-        checks = _checked(build, most_promising(latest.comparable, CHECKED * count, worth), others)
+        promising = most_promising(latest.comparable, CHECKED * count, worth)
+        checks = list(zip(promising, _checked(build, [each.subnet for each in promising], others), strict=True))
         is_last = number >= build.effort.rounds
-        fitting = [check for check in checks if check.is_within(budget_ms)]
-        leader = (fitting or checks)[0]
+        fitting = [(candidate, check) for candidate, check in checks if check.is_within(budget_ms)]
+        leading, leader = (fitting or checks)[0]
         rounds = (*rounds, *rows_of(number, leader.elsewhere, BEFORE))
         too_fast = False
         if leader.measured_ms:
-            predicted_ms = leader.candidate.latency_ms
+            predicted_ms = leading.latency_ms
             rounds = (*rounds, _round(build, number, predicted_ms, leader.fastest_ms, budget_ms, BEFORE))
             # so much faster than predicted that the budget has room for a more accurate one
             too_fast = leader.fastest_ms < WASTEFUL_SHARE * min(predicted_ms, budget_ms)
         if is_last or (fitting and not too_fast):
-            chosen = tuple(check.candidate for check in (fitting or [leader])[:count])
+            chosen = tuple(candidate for candidate, _ in fitting[:count]) or (leading,)
             return Searched(found, chosen, predictor, others, rounds, is_last)
         others, _ = corrected(others, leader.elsewhere)
         if leader.fastest_ms > budget_ms or too_fast:
-            predictor = predictor.corrected(build.space.network(leader.candidate.subnet), leader.measured_ms)
+            predictor = predictor.corrected(build.space.network(leading.subnet), leader.measured_ms)
 
 
 @dataclass(frozen=True)
 class _Check:
-    """A candidate as measured before it is trained: p50 (ms) a precision, none where nothing can be measured, and on other devices."""
+    """A subnet as measured before it is trained: p50 (ms) a precision, none where nothing can be measured, and on other devices."""
 
-    candidate: Candidate
     measured_ms: Mapping[Precision, float]
     elsewhere: tuple[Timed, ...]
 
@@ -225,21 +230,17 @@ class _Check:
         return self.fastest_ms <= budget_ms and not any(timed.is_over for timed in self.elsewhere)
 
 
-def _checked(build: Build, candidates: Sequence[Candidate], others: Sequence[Other]) -> list[_Check]:
+def _checked(build: Build, subnets: Sequence[Subnet], others: Sequence[Other]) -> list[_Check]:
     """Measured in one interleaved run: a miss costs seconds now and minutes later."""
-    subnets = [candidate.subnet for candidate in candidates]
     measured: list[dict[Precision, float]] = [{} for _ in subnets]
-    if build.machine.reached:
+    if build.machine.reached and subnets:
         stage = build.store.stage("check", [[s.genome for s in subnets], build.space.id, build.machine.key])
         with build.progress.stage("check", "Measuring the best candidates on the device", cached=stage.is_done):
             if not stage.is_done:
                 networks = [build.space.network(subnet) for subnet in subnets]
                 stage.finish(measure_fast_precisions(build.machine, networks))
         measured = stage.outcome()
-    return [
-        _Check(candidate, ms, check_on_others(others, candidate.subnet))
-        for candidate, ms in zip(candidates, measured, strict=True)
-    ]
+    return [_Check(ms, check_on_others(others, subnet)) for subnet, ms in zip(subnets, measured, strict=True)]
 
 
 def _round(

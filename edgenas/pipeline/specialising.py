@@ -68,8 +68,8 @@ def specialise(
     profile_key: str,
     room: Room | None = None,
 ) -> Winner:
-    """Inherited weights, fine-tuned with distillation from the largest subnet until one of `subnets` is left, and that one pruned where
-    it saves measured time."""
+    """`subnets` and, where there is room, newcomers are trained with distillation from the largest subnet until one is left, and that
+    is pruned where it saves measured time."""
     best = train_finalists(build, supernet, subnets, predictor, room)
     pruned, pruning = _pruned(build, supernet, best.trained, predictor, [best.key, profile_key])
     key = key_of([best.key, profile_key, pruning["widths"]])

@@ -15,7 +15,7 @@ from edgenas.spaces.space import SearchSpace, Subnet
 
 RANDOM_SHARE = 1 / 2  # of the newcomers: whatever the supernet overlooked, mutations alone may not come back to
 PARENTS = 6
-TOGETHER = 8  # newcomers are trained in rounds of so many
+TOGETHER = 8  # children are trained in rounds of so many
 MARGIN = 0.97  # of the budget: they are predicted, not measured
 MUTATION_RATE = 0.15
 ATTEMPTS = 20
@@ -23,11 +23,12 @@ ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Room:
-    """Where newcomers may come from: what `latency`, which knows of all other budgets too, predicts to be within `budget_ms`. `key`
-    stands for both in caches."""
+    """Where newcomers may come from: what `latency`, which knows of all other budgets too, predicts to be within `budget_ms`, and which
+    of some subnets are `fitting` when they are measured. `key` stands for all that in caches."""
 
     latency: LatencyFunction
     budget_ms: float
+    fitting: Callable[[Sequence[Subnet]], Sequence[Subnet]]
     key: str
 
 
@@ -62,18 +63,18 @@ def _children(
     known: Collection[Subnet],
     rng: np.random.Generator,
 ) -> list[Subnet]:
-    """Up to `count` new ones, in the useful part of the budget."""
-    found: dict[Subnet, None] = {}
+    """Up to `count` new ones, if possible in the useful part of the budget: where another budget is the tighter one, nothing may be."""
+    useful: dict[Subnet, None] = {}
+    others: dict[Subnet, None] = {}
     for _ in range(ATTEMPTS if count > 0 else 0):
         pairs = rng.integers(len(parents), size=(4 * count, 2))
         drawn = [
             space.mutate(space.crossover(parents[a], parents[b], rng), rng, MUTATION_RATE) for a, b in pairs.tolist()
         ]
         shares = room.latency(np.array([child.genome for child in drawn])) / room.budget_ms
-        useful = (shares <= MARGIN) & (shares >= USEFUL_SHARE)
-        found |= {
-            child: None for child, is_useful in zip(drawn, useful, strict=True) if is_useful and child not in known
-        }
-        if len(found) >= count:
+        for child, share in zip(drawn, shares, strict=True):
+            if share <= MARGIN and child not in known:
+                (useful if share >= USEFUL_SHARE else others)[child] = None
+        if len(useful) >= count:
             break
-    return list(found)[:count]
+    return [*useful, *others][:count]

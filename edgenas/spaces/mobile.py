@@ -36,7 +36,7 @@ UNIFORM_SHARE = 0.5  # of the samples
 
 @dataclass(frozen=True)
 class Stage:
-    """The options of one stage. `kernels` are sides in pixels; `widths` are output channels."""
+    """The options of one stage. `kernels` are sides in pixels; `widths` are output channels, of separable blocks half of them."""
 
     types: tuple[str, ...] = ("plain", "residual", "fused", "mbconv", "separable")
     depths: tuple[int, ...] = (1, 2)
@@ -117,14 +117,18 @@ class MobileSpace:
         )
 
     def sample(self, rng: np.random.Generator) -> Subnet:
-        """Every other one has blocks of one type, as those that people design: drawn stage by stage, one in twenty-five would."""
+        """Every other one has blocks of one type, as those that people design, where there is a type that all stages have: drawn stage
+        by stage, one of twenty-five or fewer would."""
         genes = list(random_genome(self.radix(), rng))
-        if rng.random() < UNIFORM_SHARE:
-            kind = self.stages[0].types[genes[self._stage_span(0)[0]]]
+        if self._common_types and rng.random() < UNIFORM_SHARE:
+            kind = self._common_types[rng.integers(len(self._common_types))]
             for i, stage in enumerate(self.stages):
-                if kind in stage.types:
-                    genes[self._stage_span(i)[0]] = stage.types.index(kind)
+                genes[self._stage_span(i)[0]] = stage.types.index(kind)
         return self.subnet(tuple(genes))
+
+    @cached_property
+    def _common_types(self) -> tuple[str, ...]:
+        return tuple(kind for kind in self.stages[0].types if all(kind in stage.types for stage in self.stages))
 
     def mutate(self, subnet: Subnet, rng: np.random.Generator, rate: float) -> Subnet:
         return self.subnet(mutated(subnet.genome, self.radix(), rng, rate))
@@ -151,7 +155,8 @@ class MobileSpace:
         return tuple(dict.fromkeys(found))
 
     def largest(self) -> Subnet:
-        """The most of everything with the latest down-sampling, of the block types those with the most MACs, and a pooled head."""
+        """The most of everything with the latest down-sampling, and a pooled head. From the first stage on each has the block type that
+        makes the most MACs of what is chosen so far: another combination may have a tenth more."""
         genes = [count - 1 for count in self.radix()]
         genes[2] = self._downsampling_by_area()[-1]
         for i, stage in enumerate(self.stages):
@@ -223,15 +228,27 @@ class MobileSpace:
         found = []
         top = [count - 1 for count in self.radix()]
         for i, stage in enumerate(self.stages):
-            options = (range(len(o)) for o in (stage.types, stage.expands, stage.widths))
-            for t, expand, width, before in itertools.product(*options, range(9)):
+            options = [range(len(o)) for o in (stage.types, stage.expands, stage.widths)]
+            for (t, expand, width), before in itertools.product(itertools.product(*options), self._widths_before(i)):
                 genes = top[:]
                 at, _ = self._stage_span(i)
                 genes[at], genes[at + 3], genes[at + 4] = t, expand, width
-                came = 1 if i == 0 else self._stage_span(i - 1)[0] + 4  # the gene of the width before
-                genes[came] = min(before, top[came])
+                for gene, option in before:
+                    genes[gene] = option
                 found.extend(_weight_shapes(self.network(self.subnet(tuple(genes)))))
         return found
+
+    def _widths_before(self, i: int) -> list[tuple[tuple[int, int], ...]]:
+        """All that may be the channels that stage i gets, as (gene, option) pairs, those of one block type for each width that types
+        make of an option."""
+        if i == 0:
+            return [((1, option),) for option in range(len(self.stem_widths))]
+        (at, _), stage = self._stage_span(i - 1), self.stages[i - 1]
+        found: dict[int, tuple[tuple[int, int], ...]] = {}
+        for t, kind in enumerate(stage.types):
+            for option, width in enumerate(stage.widths):
+                found[block_width(kind, width)] = ((at, t), (at + 4, option))
+        return list(found.values())
 
     def segments(self, genomes: np.ndarray) -> np.ndarray:
         """Stem, stages, head. A stage is known by its genes, the width before it, the resolution and the down-sampling."""
