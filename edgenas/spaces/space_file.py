@@ -31,6 +31,7 @@ HEADER = """\
 # The choices of this search space. Edit them and give the file back: edgenas build --space space.yaml
 # What is left out is as edgenas makes it for the data. Numbers rise; every list has at least one entry.
 """
+OF_A_SPACE = {"mobile": "# Separable blocks have twice as many channels as `widths` says.\n"}
 WIDTHS = ("widths", "stem_widths")
 RISING = ("resolutions_px", "stem_halvings", "depths", "kernels", "expands", "repeats", *WIDTHS)
 Count = Annotated[int, Field(ge=1)]
@@ -146,7 +147,8 @@ def text_of(space: SearchSpace) -> str | None:
     settings = settings_of(space)
     if settings is None:
         return None
-    return HEADER + yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
+    header = HEADER + OF_A_SPACE.get(settings["space"], "")
+    return header + yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
 
 
 def space_from_file(path: Path, resolution_px: int, channels: int, classes: int, offer: Offer) -> SearchSpace:
