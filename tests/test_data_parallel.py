@@ -131,7 +131,7 @@ def test_two_processes_have_the_loss_curve_of_one(
                 SPACE,
                 SPACE.sample,
                 few_images,
-                Recipe(epochs=4 if shrinking else 5, batch_size=64, ema=ema),
+                Recipe(epochs=4 if shrinking else 3, batch_size=64, ema=ema),
                 0,
                 tmp_path / f"{size}.safetensors",
                 shrinking=shrinking,
@@ -141,9 +141,8 @@ def test_two_processes_have_the_loss_curve_of_one(
         return found
 
     one, two = losses(1), losses(2)
-    fall = one[0] - one[-1]
-    assert fall > 0.3
-    assert two == pytest.approx(one, abs=fall / 8)
+    assert one[0] - one[-1] > 0.3
+    assert two == pytest.approx(one, rel=0.03)
 
 
 def test_a_batch_too_small_to_share_is_refused(few_images: Dataset, tmp_path: Path) -> None:
