@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,37 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-
 
 @pytest.fixture(scope="module")
 def headline() -> ModuleType:
-    return tool("bench_headline")
+    return importlib.import_module("bench_headline")
 
 
 @pytest.fixture(scope="module")
 def judging() -> ModuleType:
-    return tool("front_judging")
+    return importlib.import_module("front_judging")
 
 
 @pytest.fixture(scope="module")
 def rank() -> ModuleType:
-    return tool("bench_rank")
-
-
-@functools.cache
-def tool(name: str) -> ModuleType:
-    sys.path.insert(0, str(TOOLS))
-    try:
-        spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(TOOLS))
+    return importlib.import_module("bench_rank")
 
 
 def baseline(ms: float, validation: float, test: float, seed: int = 0) -> dict[str, Any]:
@@ -91,7 +72,7 @@ def test_beyond_the_front_nothing_is_extrapolated(judging: ModuleType) -> None:
 
 @given(points=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.5, 1)), min_size=1, max_size=8), at=st.floats(0.5, 1))
 def test_what_is_read_off_lies_within_the_front(points: list[tuple[float, float]], at: float) -> None:
-    module = tool("front_judging")
+    module = importlib.import_module("front_judging")
     rows = [baseline(ms, accuracy, accuracy) for ms, accuracy in points]
     front = module.front_of(rows)
     ms, _ = module.latency_at(front, at)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,18 +17,10 @@ from tests.test_build import EFFORT, write_photos
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("one_torch_thread")]
 
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "bench_search_product.py"
-
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_search_product", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def tool() -> ModuleType:
+    return importlib.import_module("bench_search_product")
 
 
 def test_strategies_are_charged_alike_for_what_was_evaluated_before(tool: ModuleType, tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib.util
+import importlib
 import io
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -202,14 +201,7 @@ class TestReading:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = ROOT / "tools" / "bench_op_tables.py"
-    spec = importlib.util.spec_from_file_location("bench_op_tables", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_op_tables"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("bench_op_tables")
 
 
 def written(folder: Path) -> tuple[Path, Path]:

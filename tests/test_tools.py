@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import math
 import os
@@ -51,12 +51,7 @@ def document(name: str, *options: str) -> dict[str, Any]:
 
 def text(name: str, found: dict[str, Any]) -> str:
     """What the tool prints without --json."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    printed: str = tool.text(found)
+    printed: str = importlib.import_module(name).text(found)
     return printed
 
 
