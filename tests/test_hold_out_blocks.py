@@ -42,13 +42,17 @@ def test_parts_share_no_pixel_and_the_test_part_stays(patches: Path, tmp_path: P
     assert train and validation and not train & validation
     counts = json.loads(done.output)
     assert sum(counts["val"].values()) == len(list((out / "val").glob("*/*")))
+    assert all(
+        0.1 < counts["val"][name] / (counts["val"][name] + counts["train"][name]) < 0.4 for name in ("wet", "dry")
+    )
     assert [file.name for file in (out / "test").glob("*/*")] == ["0100_0100.png"]
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 0.9), st.integers(2, 30))
 def test_nothing_is_lost_but_what_overlaps(seed: int, share: float, block_px: int) -> None:
     places = np.random.default_rng(seed).integers(0, 60, (50, 2))
-    held, kept = hold_out_blocks.split(places, block_px, SIZE_PX, share, seed)
+    labels = np.arange(50) % 3
+    held, kept = hold_out_blocks.split(places, labels, block_px, SIZE_PX, share, seed)
     assert not (held & kept).any()
     distance_px = np.abs(places[:, None] - places[held][None]).max(axis=2)
     assert (kept == (distance_px >= SIZE_PX).all(axis=1)).all()

@@ -4,8 +4,8 @@
 
 Files are named <row>_<column>, their upper left corner on the map. Where a random part of the training images is the validation
 part, most of it overlaps images that a network was trained with, and networks that memorise look best. Here whole square blocks of
-the map are held out, and the training images that overlap one of them are left out. A test part stays as it is. Images are hard
-links where that works.
+the map are held out, of many draws that in which each class has the most even share, and the training images that overlap one of them
+are left out. A test part stays as it is. Images are hard links where that works.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 import click
 import numpy as np
 from PIL import Image
+
+DRAWS = 2000
 
 
 @click.command(help=(__doc__ or "").split("\n", 1)[0])
@@ -39,7 +41,8 @@ def main(source: Path, out: Path, block_px: int, share: float, seed: int) -> Non
     places = np.array([[int(part) for part in file.stem.split("_")] for file in files])
     with Image.open(files[0]) as image:
         size_px = image.size[0]
-    is_held, is_kept = split(places, block_px, size_px, share, seed)
+    labels = np.unique([file.parent.name for file in files], return_inverse=True)[1]
+    is_held, is_kept = split(places, labels, block_px, size_px, share, seed)
     counts = {}
     for part, chosen in (("val", is_held), ("train", is_kept)):
         found = [file for file, own in zip(files, chosen, strict=True) if own]
@@ -51,15 +54,19 @@ def main(source: Path, out: Path, block_px: int, share: float, seed: int) -> Non
     click.echo(json.dumps(counts))
 
 
-def split(places: np.ndarray, block_px: int, size_px: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) rows and columns of square images -> two boolean (N,): in a block that is held out; in none, and overlapping no image
-    that is in one."""
-    blocks = (places + size_px // 2) // block_px
-    names, of_image = np.unique(blocks, axis=0, return_inverse=True)
+def split(
+    places: np.ndarray, labels: np.ndarray, block_px: int, size_px: int, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) rows and columns of square images and (N,) classes -> two boolean (N,): in a block that is held out; in none, and
+    overlapping no image that is in one."""
+    names, of_image = np.unique((places + size_px // 2) // block_px, axis=0, return_inverse=True)
+    images = np.zeros((len(names), labels.max() + 1))  # of each class in each block
+    np.add.at(images, (of_image.reshape(-1), labels), 1)
     rng = np.random.default_rng(seed)
-    held = np.isin(of_image.reshape(-1), rng.permutation(len(names))[: round(share * len(names))])
-    held_places = places[held]
-    overlaps = [(np.abs(held_places - place) < size_px).all(axis=1).any() for place in places]
+    draws = [rng.permutation(len(names))[: round(share * len(names))] for _ in range(DRAWS)]
+    chosen = min(draws, key=lambda draw: np.abs(images[draw].sum(axis=0) / images.sum(axis=0) - share).max())
+    held = np.isin(of_image.reshape(-1), chosen)
+    overlaps = [(np.abs(places[held] - place) < size_px).all(axis=1).any() for place in places]
     return held, ~held & ~np.array(overlaps, bool)
 
 
