@@ -422,6 +422,7 @@ def items(image, label=lambda i: i % 2): return [(image(i), label(i)) for i in r
 
 def pictures(): return Pictures()
 def pair(): return Pictures(), Subset(Pictures(), range(6))
+def three_parts(): return Pictures(), Subset(Pictures(), range(8)), Subset(Pictures(), range(6))
 def tensors(): return TensorDataset(bright[:, None, None, None].expand(40, 3, 28, 28), labels)
 def channels_last(): return items(lambda i: np.full((32, 32, 3), (i, 0, 0), np.uint8))
 def grey(): return items(lambda i: np.full((32, 36), i, np.uint8), lambda i: np.int32(i % 2))
@@ -469,6 +470,7 @@ def in_user_folder(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("pictures", ("even", "odd"), (48, 48, 3), (28, 4, 8)),
         ("Pictures", ("even", "odd"), (48, 48, 3), (28, 4, 8)),
         ("pair", ("even", "odd"), (48, 48, 3), (36, 4, 6)),
+        ("three_parts", ("even", "odd"), (48, 48, 3), (40, 8, 6)),
         ("tensors", ("0", "1"), (28, 28, 1), (28, 4, 8)),
         ("channels_last", ("0", "1"), (32, 32, 3), (28, 4, 8)),
         ("grey", ("0", "1"), (32, 32, 1), (28, 4, 8)),
@@ -484,6 +486,13 @@ def test_a_function_of_the_user(
     assert tuple(len(p) for p in (dataset.train, dataset.validation, dataset.test)) == sizes
     assert sys.path == before
     assert capsys.readouterr().out == "", "stdout is for results"
+
+
+@pytest.mark.usefixtures("in_user_folder")
+def test_progress_counts_through_all_parts() -> None:
+    seen: list[tuple[int, int]] = []
+    data.load("edgenas_user_sets:three_parts", sample_dir=SAMPLE_DIR, use_progress=lambda *at: seen.append(at))
+    assert seen == [(done, 54) for done in range(1, 55)]
 
 
 @pytest.mark.usefixtures("in_user_folder")

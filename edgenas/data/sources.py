@@ -31,7 +31,8 @@ def load(
     - "fashion-mnist", "fashion-mnist:FOLDER": all of it, from Debian's package or a folder of its IDX files.
     - a folder: `<class>/` folders of JPEG, PNG, BMP or WebP files, or `train/`, `val/` and `test/` with such folders.
       Classes are in sorted order. Hidden files are ignored, unreadable ones skipped and named in the warnings.
-    - "package.module:function": called without arguments, it returns a torch-style dataset, or (train, test).
+    - "package.module:function": called without arguments, it returns a torch-style dataset, or a tuple
+      (train, test) or (train, validation, test) of them.
 
     Images of the last two kinds become square: EXIF orientation honoured, laid over white where transparent, short
     side resized with antialiasing, centre cropped. The size is the largest of 28, 32, 48, 64, 96, 128, 160, 192 and

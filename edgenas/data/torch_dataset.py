@@ -1,4 +1,4 @@
-"""A dataset of the user's own: `package.module:function` gives a torch-style dataset, or a pair of train and test.
+"""A dataset of the user's own: `package.module:function` gives a torch-style dataset, or several as its parts.
 
 Torch itself is never imported here: anything with `len()` and `[index]` that gives (image, label) will do.
 """
@@ -15,8 +15,10 @@ from edgenas.errors import InputError
 
 _EXPECTED = (
     "the function takes no arguments and returns a dataset with len() and [index] that gives (image, label), or a "
-    "tuple (train, test) of two; an image is a PIL image or a uint8 or 0..1 float array (H, W, C) or (C, H, W)"
+    "tuple (train, test) or (train, validation, test) of them; an image is a PIL image or a uint8 or 0..1 float array "
+    "(H, W, C) or (C, H, W)"
 )
+_PARTS = {1: ("train",), 2: ("train", "test"), 3: ("train", "validation", "test")}
 _PROBES = 64
 
 
@@ -35,11 +37,12 @@ def load_function(
     can't be imported, called or read, with what was expected and what arrived.
     """
     with user_code.running():
-        train, test = _pair(user_code.called(spec, source, _EXPECTED), source)
+        parts = _parts(user_code.called(spec, source, _EXPECTED), source)
+        train = parts["train"]
         names = _class_names(train)
         probed = np.unique(np.linspace(0, len(train) - 1, _PROBES).astype(int))
         shorts = [min(_item(train, int(index), source)[0].size) for index in probed]
-        total = len(train) + (len(test) if test is not None else 0)
+        total = sum(map(len, parts.values()))
         resolution_px, note = images.choose_resolution(
             shorts,
             image_count=total,
@@ -48,9 +51,9 @@ def load_function(
             ram_bytes=images.physical_memory_bytes(),
         )
         report = progress or (lambda done, total: None)
-        read = {"train": _read(train, resolution_px, source, lambda i: report(i, total))}
-        if test is not None:
-            read["test"] = _read(test, resolution_px, source, lambda i: report(len(train) + i, total))
+        read: dict[str, Split] = {}
+        for name, part in parts.items():
+            read[name] = _read(part, resolution_px, source, lambda i: report(sum(map(len, read.values())) + i, total))
     highest = max(int(part.labels.max()) for part in read.values())
     labels = names or [str(index) for index in range(highest + 1)]
     if highest >= len(labels):
@@ -61,12 +64,22 @@ def load_function(
     if all(images.all_grey(part.images) for part in read.values()):
         read = {name: Split(part.images[..., :1].copy(), part.labels) for name, part in read.items()}
     notes = [note] if note else []
-    return assemble(spec, labels, read["train"], test=read.get("test"), seed=seed, source=source, warnings=notes)
+    return assemble(
+        spec,
+        labels,
+        read["train"],
+        validation=read.get("validation"),
+        test=read.get("test"),
+        seed=seed,
+        source=source,
+        warnings=notes,
+    )
 
 
-def _pair(returned: Any, source: str) -> tuple[Any, Any]:
-    train, test = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
-    for part in (train,) if test is None else (train, test):
+def _parts(returned: Any, source: str) -> dict[str, Any]:
+    """By name. Raises InputError for what isn't a dataset."""
+    given = returned if isinstance(returned, tuple) and len(returned) in _PARTS else (returned,)
+    for part in given:
         try:
             size = len(part)
         except Exception as error:  # a torch Dataset without __len__ raises TypeError or NotImplementedError
@@ -76,7 +89,7 @@ def _pair(returned: Any, source: str) -> tuple[Any, Any]:
         if size == 0 or not hasattr(part, "__getitem__"):
             found = "an empty one" if size == 0 else f"{user_code.kind(part)} without [index]"
             raise InputError(f"{source}: expected a dataset of images, but got {found}", _EXPECTED)
-    return train, test
+    return dict(zip(_PARTS[len(given)], given, strict=True))
 
 
 def _class_names(dataset: Any) -> list[str]:
