@@ -70,6 +70,18 @@ def test_beyond_the_front_nothing_is_extrapolated(judging: ModuleType) -> None:
     assert "less accurate" in below[1]
 
 
+def test_the_first_of_a_family_finds_the_rate_of_all(headline: ModuleType, tmp_path: Path) -> None:
+    empty = headline.Screening.read(tmp_path, 3)
+    assert empty == headline.Screening({}, {}, 3) and len(empty.rates_for("plain 0")) == 2
+    first = empty.with_result("plain 0", {0.1: 0.5, 0.2: 0.6})
+    assert first.rates_for("plain 1") == [0.2] and len(first.rates_for("ds-cnn 0")) == 2
+    second = first.with_result("plain 1", {0.2: 0.4})
+    second.write(tmp_path)
+    assert headline.Screening.read(tmp_path, 9) == headline.Screening(
+        {"plain": 0.2}, {"plain 0": 0.6, "plain 1": 0.4}, 3
+    )
+
+
 @given(points=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.5, 1)), min_size=1, max_size=8), at=st.floats(0.5, 1))
 def test_what_is_read_off_lies_within_the_front(points: list[tuple[float, float]], at: float) -> None:
     module = importlib.import_module("front_judging")

@@ -21,9 +21,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ import numpy as np
 import onnx
 from alone import Alone
 from front_judging import compared, text
+from headline_screening import Screening
 
 from edgenas.artifacts.kernel import Precision
 from edgenas.data import Split
@@ -52,8 +53,6 @@ from edgenas.spaces.catalog import CatalogSpace, for_data
 from edgenas.store import write_bytes, write_text
 
 REACH = (0.5, 1.6)  # of the smallest and the largest budget: baselines of interest
-FAR_UNDER = 0.02  # of accuracy below the others' front after the first quarter of training
-RATES = (0.1, 0.2)
 ROUNDS = 5  # of the final measurement
 
 
@@ -166,24 +165,6 @@ def deadline(minutes: float | None) -> float:
 
 
 @dataclass(frozen=True)
-class Screening:
-    """After a quarter of the epochs: the best learning rate of each family, and validation accuracies."""
-
-    rates: dict[str, float]
-    accuracy: dict[str, float]
-    seed: int
-
-    def far_under(self, ms: Mapping[str, float]) -> dict[str, str]:
-        """What is far less accurate than something no slower, and how far."""
-        found = {}
-        for name, own in self.accuracy.items():
-            best = max(other for as_fast, other in self.accuracy.items() if ms[as_fast] <= ms[name])
-            if best - own > FAR_UNDER:
-                found[name] = f"{100 * own:.1f} % after a quarter of the epochs, {100 * best:.1f} % is as fast"
-        return found
-
-
-@dataclass(frozen=True)
 class Headline:
     """A file for each seed holds a line for each finished network; `screening.json` what a quarter of the epochs showed."""
 
@@ -215,8 +196,7 @@ class Headline:
         return any(row["name"] == name for row in self.rows(seed))
 
     def screening(self) -> Screening:
-        path = self.work / "screening.json"
-        return Screening(**json.loads(path.read_text())) if path.exists() else Screening({}, {}, self.screening_seed)
+        return Screening.read(self.work, self.screening_seed)
 
     def refuse_unscreened(self, seeds: Sequence[int]) -> None:
         """Before hours of trainings: baselines of `seeds` can't be trained, or have been screened otherwise."""
@@ -286,7 +266,7 @@ class Headline:
             for name, network in networks.items():
                 if name in far_under or self.known(name, seed):
                     continue
-                rate = screening.rates[name.split()[0]]
+                (rate,) = screening.rates_for(name)
                 module = alone.train(network, replace(recipe, learning_rate=rate), seed)
                 row = {"name": name, "kind": "baseline", "seed": seed, "learning_rate": rate}
                 row |= {"macs": macs(network), "params": params(network)} | judged_files(build, module)
@@ -299,22 +279,14 @@ class Headline:
         for name, network in networks.items():
             if name in found.accuracy:
                 continue
-            family = name.split()[0]
-            tried = {
-                rate: self.validated(
-                    build, alone.train(network, replace(recipe, learning_rate=rate), self.screening_seed)
-                )
-                for rate in ([found.rates[family]] if family in found.rates else RATES)
-            }
-            found.rates.setdefault(family, max(tried, key=lambda rate: tried[rate]))
-            found.accuracy[name] = max(tried.values())
+            tried = {}
+            for rate in found.rates_for(name):
+                module = alone.train(network, replace(recipe, learning_rate=rate), self.screening_seed)
+                tried[rate] = max(judged_files(build, module, test=False)["validation"].values())
             click.echo(f"screened {name}: {tried}", err=True)
-            write_text(self.work / "screening.json", json.dumps(asdict(found)))
+            found = found.with_result(name, tried)
+            found.write(self.work)
             self.stop_if_late()
-
-    @staticmethod
-    def validated(build: Build, module: NetworkModule) -> float:
-        return max(judged_files(build, module, test=False)["validation"].values())
 
     def candidates(self, build: Build, space: CatalogSpace) -> tuple[dict[str, Network], dict[str, float]]:
         """The networks within REACH, and what every one of the catalog takes (ms) in its faster precision."""
