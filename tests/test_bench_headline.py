@@ -43,9 +43,8 @@ def baseline(ms: float, validation: float, test: float, seed: int = 0) -> dict[s
 
 
 def test_left_out_is_what_is_far_under_something_no_slower(headline: ModuleType) -> None:
-    screening = headline.Screening(
-        {}, {"small": 0.80, "slow and bad": 0.81, "slow": 0.90, "close": 0.885, "large": 0.91}, 0
-    )
+    accuracy = {"small": 0.80, "slow and bad": 0.81, "slow": 0.90, "close": 0.855, "large": 0.91}
+    screening = headline.Screening({name: {"0.1": found, "0.2": 0.0} for name, found in accuracy.items()}, 0)
     ms = {"small": 0.1, "close": 0.2, "slow": 0.2, "slow and bad": 0.3, "large": 0.4, "never screened": 0.1}
     assert screening.far_under(ms) == {"slow and bad": "81.0 % after a quarter of the epochs, 90.0 % is as fast"}
 
@@ -54,6 +53,20 @@ def test_the_front_is_chosen_on_validation_images(judging: ModuleType) -> None:
     """The one that is the best on the test part is not chosen for that."""
     rows = [baseline(0.1, 0.90, 0.89), baseline(0.2, 0.89, 0.95), baseline(0.3, 0.92, 0.91)]
     assert judging.front_of(rows) == [(0.1, 0.89), (0.3, 0.91)]
+
+
+def test_what_is_better_than_all_is_compared_with_the_best_and_not_with_the_slowest(judging: ModuleType) -> None:
+    """A slower one may be worse on the test part: validation images put it on the front."""
+    assert judging.latency_at([(1.0, 0.80), (2.0, 0.79)], 0.801)[0] == 1.0
+
+
+def test_a_baseline_counts_in_both_precisions(judging: ModuleType) -> None:
+    """The faster one may have lost what the winner has."""
+    fast, exact = baseline(0.999, 0.85, 0.85), baseline(1.0, 0.90, 0.90)
+    exact |= {"name": fast["name"], "precision": "fp32", "validation": {"fp32": 0.90}}
+    winner = {"kind": "winner", "name": "edgenas", "seed": 0, "budget_ms": 1.0, "ms": 0.99, "test_accuracy": 0.90}
+    found = judging.compared([fast, exact, baseline(2.0, 0.91, 0.91), winner | {"verdict": "met"}], 1.0)
+    assert found["ratio"] == found["ratio_of_means"] == pytest.approx(0.99)
 
 
 def test_between_two_of_the_front_latency_is_a_straight_line(judging: ModuleType) -> None:
@@ -70,16 +83,15 @@ def test_beyond_the_front_nothing_is_extrapolated(judging: ModuleType) -> None:
     assert "less accurate" in below[1]
 
 
-def test_the_first_of_a_family_finds_the_rate_of_all(headline: ModuleType, tmp_path: Path) -> None:
-    empty = headline.Screening.read(tmp_path, 3)
-    assert empty == headline.Screening({}, {}, 3) and len(empty.rates_for("plain 0")) == 2
-    first = empty.with_result("plain 0", {0.1: 0.5, 0.2: 0.6})
-    assert first.rates_for("plain 1") == [0.2] and len(first.rates_for("ds-cnn 0")) == 2
-    second = first.with_result("plain 1", {0.2: 0.4})
-    second.write(tmp_path)
-    assert headline.Screening.read(tmp_path, 9) == headline.Screening(
-        {"plain": 0.2}, {"plain 0": 0.6, "plain 1": 0.4}, 3
-    )
+def test_a_family_takes_the_rate_that_is_better_on_average(headline: ModuleType, tmp_path: Path) -> None:
+    found = headline.Screening.read(tmp_path, 3)
+    assert found == headline.Screening({}, 3)
+    for name, low, high in [("plain 0 24px", 0.5, 0.6), ("plain 1 24px", 0.8, 0.75), ("ds-cnn 0 24px", 0.6, 0.5)]:
+        found = found.with_result(name, {0.1: low, 0.2: high})
+    assert found.rates() == {"plain": 0.2, "ds-cnn": 0.1}
+    assert found.accuracy() == {"plain 0 24px": 0.6, "plain 1 24px": 0.75, "ds-cnn 0 24px": 0.6}
+    found.write(tmp_path)
+    assert headline.Screening.read(tmp_path, 9) == found
 
 
 @given(points=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.5, 1)), min_size=1, max_size=8), at=st.floats(0.5, 1))
@@ -94,7 +106,15 @@ def test_what_is_read_off_lies_within_the_front(points: list[tuple[float, float]
 def test_winners_are_compared_within_their_seed(judging: ModuleType) -> None:
     rows = [baseline(0.1, 0.90, 0.90), baseline(0.3, 0.94, 0.94), baseline(0.2, 0.90, 0.90, seed=1)]
     winners = [
-        {"kind": "winner", "name": "edgenas", "seed": seed, "budget_ms": 0.2, "ms": 0.1, "test_accuracy": 0.92}
+        {
+            "kind": "winner",
+            "name": "edgenas",
+            "seed": seed,
+            "budget_ms": 0.2,
+            "ms": 0.1,
+            "test_accuracy": 0.92,
+            "verdict": "met",
+        }
         for seed in (0, 1)
     ]
     found = judging.compared([*rows, *winners], 0.2)
@@ -113,7 +133,15 @@ def test_means_are_compared_over_the_same_seeds(judging: ModuleType) -> None:
         baseline(0.05, 0.99, 0.99),
     ]
     winners = [
-        {"kind": "winner", "name": "edgenas", "seed": seed, "budget_ms": 0.2, "ms": 0.1, "test_accuracy": 0.92}
+        {
+            "kind": "winner",
+            "name": "edgenas",
+            "seed": seed,
+            "budget_ms": 0.2,
+            "ms": 0.1,
+            "test_accuracy": 0.92,
+            "verdict": "met",
+        }
         for seed in (0, 1)
     ]
     found = judging.compared([*rows, *winners], 0.2)
@@ -139,10 +167,20 @@ def test_seeds_that_are_not_screened_are_refused_before_anything_is_built(headli
     one.refuse_unscreened([4, 3])
     with pytest.raises(click.UsageError, match="with --seed 3"):
         one.refuse_unscreened([4])
-    (tmp_path / "screening.json").write_text(json.dumps({"rates": {}, "accuracy": {"plain 1": 0.5}, "seed": 3}))
+    (tmp_path / "screening.json").write_text(
+        json.dumps({"tried": {"plain 1 24px": {"0.1": 0.5, "0.2": 0.5}}, "seed": 3})
+    )
     one.refuse_unscreened([4])
     with pytest.raises(click.UsageError, match="screening with seed 3"):
         other.refuse_unscreened([4])
+
+
+def test_a_folder_with_other_settings_is_refused(headline: ModuleType, tmp_path: Path) -> None:
+    quick = headline.EFFORTS["quick"]
+    for budgets in ((0.1,), (0.1, 0.2)):
+        headline.Headline(tmp_path, None, None, budgets, quick, "quick", 0, 0.0)
+    with pytest.raises(click.UsageError, match="other settings"):
+        headline.Headline(tmp_path, None, None, (0.1,), headline.with_finalists(quick, 2), "quick", 0, 0.0)
 
 
 def test_an_effort_whose_only_rung_is_the_last_gets_a_short_one_before_it(headline: ModuleType) -> None:

@@ -3,27 +3,28 @@
     python tools/bench_headline.py --work build/headline --data fashion-mnist --budgets-ms 0.06 --budgets-ms 0.09
     python tools/bench_headline.py --work build/patches --data ./patches --budgets-ms 0.12 --seed 0 --seed 1 --json
 
-For every seed and budget `edgenas build` finds a network. The baselines are those of the catalog (at the data's own resolution,
-every family at its widths) whose faster precision takes 0.5 to 1.6 times the range of the budgets. Every one of them is trained
-with the winners' last recipe, images, augmentation and teacher, for as many epochs as a winner that is pruned takes in all (its last
-training and the one after pruning); each family at the better of two learning rates. What is far under the others' front after
-a quarter of the epochs with the screening seed is left out, and named. Every choice is made on validation images; the test part is
-looked at once for each finished network. In the end all of them, in both precisions, are timed in one interleaved run, several times
-over.
+For every seed and budget `edgenas build` finds a network. The baselines are those of the catalog (every family at all its widths
+and resolutions) whose faster precision takes 0.5 to 1.6 times the range of the budgets. Every one of them is trained with the
+winners' last recipe, images, augmentation and teacher, for as many epochs as a winner that is pruned takes in all (its last training
+and the one after pruning), with the learning rate, of two, that its family is better with on average after a quarter of the epochs
+with the screening seed. What is far under the others' front by then is left out, and named. Every choice is made on validation
+images; the test part is looked at once for each finished network. In the end all of them, in both precisions, are timed in one
+interleaved run, several times over.
 
-Says at each budget how long the winner takes against the baselines' front at the same test accuracy (interpolated; balanced
-accuracy where the classes are not): below 1 the winner is faster. What is finished lies in --work: started again, the tool goes on
-from there. Several may share it at the same time, each with seeds of its own.
+Says at each budget how long the winner takes against the baselines' front, in either precision, at the same test accuracy
+(interpolated; balanced accuracy where the classes are not): below 1 the winner is faster. What is finished lies in --work: started
+again, the tool goes on from there. Several may share it at the same time, each with seeds of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ import numpy as np
 import onnx
 from alone import Alone
 from front_judging import compared, text
-from headline_screening import Screening
+from headline_screening import RATES, Screening
 
 from edgenas.artifacts.kernel import Precision
 from edgenas.data import Split
+from edgenas.errors import EdgenasError
 from edgenas.measure import most_tries, untrained
 from edgenas.nets.module import NetworkModule
 from edgenas.nets.recipe import Recipe
@@ -101,17 +103,20 @@ def main(
     seeds = tuple(sorted(set(seeds), key=lambda seed: (seed != screening_seed, seed)))
     headline.refuse_unscreened(seeds)
     try:
-        for part in (headline.find_winners, headline.train_baselines):
-            for seed in seeds:
-                part(seed)
-    except OutOfTime:
-        click.echo("The time is up; the same command goes on from here.", err=True)
-    found = headline.judged()
+        try:
+            for part in (headline.find_winners, headline.train_baselines):
+                for seed in seeds:
+                    part(seed)
+        except OutOfTime:
+            click.echo("The time is up; the same command goes on from here.", err=True)
+        found = headline.judged()
+    except EdgenasError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(json.dumps(found, indent=2) if as_json else text(found))
 
 
 def with_epochs(effort: Effort, epochs: int | None, supernet_epochs: int | None) -> Effort:
-    """The last training of all networks, winners and baselines alike, takes `epochs`."""
+    """The last training of winners takes `epochs`; all others change by the same factor."""
     if supernet_epochs is not None:
         effort = replace(
             effort,
@@ -178,7 +183,14 @@ class Headline:
     until: float
 
     def __post_init__(self) -> None:
+        """Raises click.UsageError where `work` holds what other settings led to."""
         self.work.mkdir(parents=True, exist_ok=True)
+        path = self.work / "settings.json"
+        own = json.dumps([self.data, self.space, self.effort_name, asdict(self.effort)])
+        if not path.exists():
+            write_text(path, own)
+        elif path.read_text() != own:
+            raise click.UsageError(f"{self.work} holds a run with other settings: name another folder as --work.")
 
     def rows(self, seed: int) -> list[dict[str, Any]]:
         path = self.work / f"rows-seed{seed}.json"
@@ -203,17 +215,22 @@ class Headline:
         found = self.screening()
         if found.seed != self.screening_seed:
             raise click.UsageError(f"--work holds a screening with seed {found.seed}: name that as --screening-seed.")
-        if not found.accuracy and self.screening_seed not in seeds:
+        if not found.tried and self.screening_seed not in seeds:
             raise click.UsageError(f"Baselines aren't screened yet: that is done with --seed {self.screening_seed}.")
 
     def stop_if_late(self) -> None:
         if time.monotonic() > self.until:
             raise OutOfTime
 
-    def request(self, seed: int, budget_ms: float) -> BuildRequest:
-        out = self.work / f"seed{seed}"
+    def request(self, seed: int, budget_ms: float, out: Path | None = None) -> BuildRequest:
         return BuildRequest(
-            "host", out, data=self.data, space=self.space, effort=self.effort_name, seed=seed, latency_ms=budget_ms
+            "host",
+            out or self.work / f"seed{seed}",
+            data=self.data,
+            space=self.space,
+            effort=self.effort_name,
+            seed=seed,
+            latency_ms=budget_ms,
         )
 
     def find_winners(self, seed: int) -> None:
@@ -251,14 +268,15 @@ class Headline:
             build = opened.enter_context(opened_build(self.request(seed, self.budgets_ms[-1]), Progress(), self.effort))
             ground = prepare(build)  # cached: the winner of the largest budget needed it
             largest = teacher(build, ground.focused.supernet)
-            alone = Alone(build.dataset, lambda: largest, self.work, f"seed{seed}")
+            key = f"seed{seed}-{ground.focused.supernet.key[:12]}"
+            alone = Alone(build.dataset, lambda: largest, self.work, key)
             recipe = epochs_for(baseline_recipe(self.effort), len(build.dataset.train))
             short = replace(recipe, epochs=max(1, recipe.epochs // 4))
             networks, ms = self.candidates(build, catalog(build))
             if seed == self.screening_seed:
                 self.screen(build, alone, networks, short)
             screening = self.screening()
-            if missing := networks.keys() - screening.accuracy.keys():
+            if missing := networks.keys() - screening.tried.keys():
                 raise click.ClickException(
                     f"{len(missing)} baselines aren't screened, which is done with seed {self.screening_seed}: run that first"
                 )
@@ -266,7 +284,7 @@ class Headline:
             for name, network in networks.items():
                 if name in far_under or self.known(name, seed):
                     continue
-                (rate,) = screening.rates_for(name)
+                rate = screening.rate(name)
                 module = alone.train(network, replace(recipe, learning_rate=rate), seed)
                 row = {"name": name, "kind": "baseline", "seed": seed, "learning_rate": rate}
                 row |= {"macs": macs(network), "params": params(network)} | judged_files(build, module)
@@ -274,13 +292,13 @@ class Headline:
                 self.keep(row)
 
     def screen(self, build: Build, alone: Alone, networks: dict[str, Network], recipe: Recipe) -> None:
-        """The first of a family by all learning rates, and by the best of them the others."""
+        """All by both learning rates."""
         found = self.screening()
         for name, network in networks.items():
-            if name in found.accuracy:
+            if name in found.tried:
                 continue
             tried = {}
-            for rate in found.rates_for(name):
+            for rate in RATES:
                 module = alone.train(network, replace(recipe, learning_rate=rate), self.screening_seed)
                 tried[rate] = max(judged_files(build, module, test=False)["validation"].values())
             click.echo(f"screened {name}: {tried}", err=True)
@@ -311,7 +329,8 @@ class Headline:
 
     def judged(self) -> dict[str, Any]:
         """With the latencies of everything that is finished, all timed in one interleaved run, ROUNDS times."""
-        with opened_build(self.request(0, self.budgets_ms[-1]), Progress(), self.effort) as build:
+        request = self.request(0, self.budgets_ms[-1], self.work / "judging")  # a seed's may be another process's
+        with opened_build(request, Progress(), self.effort) as build:
             machine, known, screening = build.machine, self.all_rows(), self.screening()
             files = {timed_as(row): self.files_of(build, row) for row in known}
             pairs = [(name, p) for name in files for p in machine.precisions]
@@ -328,16 +347,11 @@ class Headline:
             quiet_ms = machine.bench.quiet_reference_ms or 0.0
             ms = dict(zip(pairs, quiet_ms * np.median(rounds, axis=0), strict=True))
             spread = 100 * (np.max(rounds, axis=0) / np.min(rounds, axis=0) - 1)
-            rows = []
-            for row in known:
-                fastest: Precision = min(machine.precisions, key=lambda p: ms[timed_as(row), p])
-                precision = row.get("precision", fastest)
-                figures = {
-                    "ms": float(ms[timed_as(row), precision]),
-                    "precision": precision,
-                    "test_accuracy": row["test"][precision],
-                }
-                rows.append(row | figures)
+            rows = [
+                row | {"ms": float(ms[timed_as(row), p]), "precision": p, "test_accuracy": row["test"][p]}
+                for row in known
+                for p in ([row["precision"]] if row["kind"] == "winner" else machine.precisions)
+            ]
             return {
                 "cpu": machine.probe["cpu_name"],
                 "runtime_version": machine.version,
@@ -349,7 +363,7 @@ class Headline:
                 "epochs_of_baselines": baseline_recipe(self.effort).epochs,
                 "median_spread_of_latencies_pct": round(float(np.median(spread)), 1) if known else None,
                 "budgets": [compared(rows, budget_ms) for budget_ms in self.budgets_ms],
-                "learning_rates": screening.rates,
+                "learning_rates": screening.rates(),
                 "left_out": self.left_out(build),
                 "rows": rows,
             }
@@ -374,12 +388,11 @@ def catalog(build: Build) -> CatalogSpace:
 
 
 def catalog_networks(space: CatalogSpace) -> dict[str, Network]:
-    """Every family at every width, at the data's own resolution."""
-    families, widths, resolutions = space.radix()
+    """Every family at every width and resolution."""
+    families, widths, resolutions = map(range, space.radix())
     return {
-        f"{space.families[f]} {w}": space.network(space.subnet((f, w, resolutions - 1)))
-        for f in range(families)
-        for w in range(widths)
+        f"{space.families[f]} {w} {space.resolutions_px[r]}px": space.network(space.subnet((f, w, r)))
+        for f, w, r in itertools.product(families, widths, resolutions)
     }
 
 

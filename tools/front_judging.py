@@ -25,6 +25,7 @@ def compared(rows: Sequence[dict[str, Any]], budget_ms: float) -> dict[str, Any]
                         "ms": row["ms"],
                         "test_accuracy": row["test_accuracy"],
                         "ratio": row["ms"] / reached,
+                        "verdict": row["verdict"],
                     }
                     | ({"note": note} if note else {})
                 )
@@ -45,10 +46,10 @@ def of_means(rows: Sequence[dict[str, Any]], winners: Sequence[dict[str, Any]]) 
     """The winners' mean latency and accuracy against the front of the baselines' mean accuracies over the same seeds: one seed's front
     is made of those that its noise favoured."""
     seeds = {winner["seed"] for winner in winners}
-    networks: dict[str, list[dict[str, Any]]] = {}
+    networks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["kind"] == "baseline" and row["seed"] in seeds:
-            networks.setdefault(row["name"], []).append(row)
+            networks.setdefault((row["name"], row["precision"]), []).append(row)
     baselines = [
         {
             "ms": same[0]["ms"],
@@ -83,7 +84,7 @@ def latency_at(front: Sequence[tuple[float, float]], accuracy: float) -> tuple[f
     favours the baselines above and the winner below, and a note that says so."""
     ms, reached = np.array([f[0] for f in front]), np.maximum.accumulate([f[1] for f in front])
     if accuracy > reached[-1]:
-        return float(ms[-1]), "more accurate than every baseline: compared with the most accurate"
+        return float(ms[int(np.argmax(reached))]), "more accurate than every baseline: compared with the most accurate"
     if accuracy < reached[0]:
         return float(ms[0]), "less accurate than every baseline on the front: compared with the fastest"
     at = int(np.argmax(reached >= accuracy))
@@ -106,9 +107,11 @@ def text(found: dict[str, Any]) -> str:
         )
         lines += [f"  mean accuracies: {budget['note_of_means']}"] if "note_of_means" in budget else []
         lines += [f"  seed {f['seed']}: {f['note']}" for f in budget["seeds"] if "note" in f]
-    names = sorted({r["name"] for r in found["rows"] if r["kind"] == "baseline"})
-    for name in names:
-        rows = [r for r in found["rows"] if r["name"] == name]
+        lines += [
+            f"  seed {f['seed']}: budget {f['verdict']} in the build" for f in budget["seeds"] if f["verdict"] != "met"
+        ]
+    for name, precision in sorted({(r["name"], r["precision"]) for r in found["rows"] if r["kind"] == "baseline"}):
+        rows = [r for r in found["rows"] if (r["name"], r["precision"]) == (name, precision)]
         mean = statistics.mean(r["test_accuracy"] for r in rows)
-        lines.append(f"  {name:24} {rows[0]['ms']:.4f} ms  {100 * mean:.2f} %  {rows[0]['precision']}")
+        lines.append(f"  {name:24} {rows[0]['ms']:.4f} ms  {100 * mean:.2f} %  {precision}")
     return "\n".join(lines)

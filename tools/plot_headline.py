@@ -3,8 +3,8 @@
     python tools/bench_headline.py ... --json > found.json
     python tools/plot_headline.py found.json more.json --out docs/headline.svg
 
-One panel a file. A family is a line through its widths, each network the mean over seeds in its faster precision; what was found is
-a mark for each seed, and a larger one for their mean.
+One panel a file. A family at a resolution is a line through its widths, each network the mean over seeds in its faster precision; what
+was found is a mark for each seed, and a larger one for their mean.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def panel(axis: Any, found: dict[str, Any]) -> None:
     families: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in found["rows"]:
         if row["kind"] == "baseline":
-            families[row["name"].split()[0]][row["name"]].append(row)
+            family, _, px = row["name"].split()
+            families[f"{family}, {px.removesuffix('px')} px"][row["name"]].append(row)
     for family, networks in families.items():
-        axis.plot(*means(networks.values()), "o-", markersize=4, linewidth=1, alpha=0.85, label=family)
+        axis.plot(*means(map(faster, networks.values())), "o-", markersize=4, linewidth=1, alpha=0.85, label=family)
     winners: dict[float, list[dict[str, Any]]] = defaultdict(list)
     for row in found["rows"]:
         if row["kind"] == "winner":
@@ -58,6 +59,12 @@ def panel(axis: Any, found: dict[str, Any]) -> None:
     axis.set_ylabel(f"{'balanced' if found['balanced'] else 'top-1'} test accuracy, %")
     axis.set_title(Path(found["data"]).name)
     axis.legend(fontsize=8, frameon=False, loc="best")
+
+
+def faster(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of `rows` in the precision that is."""
+    precision = min(rows, key=lambda row: row["ms"])["precision"]
+    return [row for row in rows if row["precision"] == precision]
 
 
 def means(networks: Any) -> tuple[list[float], list[float]]:
