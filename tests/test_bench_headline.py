@@ -83,6 +83,15 @@ def test_beyond_the_front_nothing_is_extrapolated(judging: ModuleType) -> None:
     assert "less accurate" in below[1]
 
 
+def test_what_an_interrupted_training_cost_is_not_known(rank: ModuleType, tmp_path: Path) -> None:
+    rank.timed(tmp_path, "supernet", lambda: "trained")
+    (tmp_path / "stages" / "focus-0123").mkdir(parents=True)
+    assert rank.timed(tmp_path, "focus", lambda: "trained") == "trained"
+    found = rank.training_seconds(tmp_path)
+    assert found["supernet_cpu"] >= 0 and found["supernet_wall"] >= 0
+    assert found["focus_cpu"] is None and found["focus_wall"] is None
+
+
 def test_a_family_takes_the_rate_that_is_better_on_average(headline: ModuleType, tmp_path: Path) -> None:
     found = headline.Screening.read(tmp_path, 3)
     assert found == headline.Screening({}, 3)

@@ -106,6 +106,9 @@ def test_fitting_is_deterministic_and_survives_the_disk(
     assert calibrations.save(loaded, tmp_path / "c").read_bytes() == one.read_bytes()
     for network in networks[40:45]:
         assert CalibratedPredictor(loaded).estimate(network) == CalibratedPredictor(fitted).estimate(network)
+    assert CalibratedPredictor(loaded).correction == CalibratedPredictor(fitted).correction
+    again = replace(fitted, weights=1.01 * fitted.weights)
+    assert CalibratedPredictor(again).correction != CalibratedPredictor(fitted).correction, "caches would mix them up"
 
 
 def test_an_estimate_does_not_depend_on_what_is_asked_with_it(networks: list[Network], fitted: Calibration) -> None:

@@ -415,12 +415,20 @@ class Pictures(Dataset):
     def __len__(self): return 40
     def __getitem__(self, i): return Image.new("RGB", (50, 70), (i, 0, 0)), i % 2
 
+class Named(Dataset):
+    def __init__(self, names): self.classes = names.split()
+    def __len__(self): return 30
+    def __getitem__(self, i): return Image.new("RGB", (50, 70), (i, 0, 0)), i % len(self.classes)
+
 class Stream(IterableDataset):
     def __iter__(self): yield torch.zeros(1, 28, 28), 0
 
 def items(image, label=lambda i: i % 2): return [(image(i), label(i)) for i in range(40)]
 
 def pictures(): return Pictures()
+def without_test(): return Pictures(), None
+def lacks_a_class(): return Named("ant bee cat"), Named("ant cat")
+def has_another_class(): return Named("ant bee"), Named("ant dog")
 def pair(): return Pictures(), Subset(Pictures(), range(6))
 def three_parts(): return Pictures(), Subset(Pictures(), range(8)), Subset(Pictures(), range(6))
 def tensors(): return TensorDataset(bright[:, None, None, None].expand(40, 3, 28, 28), labels)
@@ -471,6 +479,7 @@ def in_user_folder(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("Pictures", ("even", "odd"), (48, 48, 3), (28, 4, 8)),
         ("pair", ("even", "odd"), (48, 48, 3), (36, 4, 6)),
         ("three_parts", ("even", "odd"), (48, 48, 3), (40, 8, 6)),
+        ("without_test", ("even", "odd"), (48, 48, 3), (28, 4, 8)),
         ("tensors", ("0", "1"), (28, 28, 1), (28, 4, 8)),
         ("channels_last", ("0", "1"), (32, 32, 3), (28, 4, 8)),
         ("grey", ("0", "1"), (32, 32, 1), (28, 4, 8)),
@@ -486,6 +495,16 @@ def test_a_function_of_the_user(
     assert tuple(len(p) for p in (dataset.train, dataset.validation, dataset.test)) == sizes
     assert sys.path == before
     assert capsys.readouterr().out == "", "stdout is for results"
+
+
+@pytest.mark.usefixtures("in_user_folder")
+def test_classes_of_every_part_are_told_by_their_names() -> None:
+    """torchvision's ImageFolder numbers the classes that a folder has: one that lacks a class counts others."""
+    dataset = load("edgenas_user_sets:lacks_a_class")
+    assert dataset.labels == ("ant", "bee", "cat")
+    assert sorted(set(dataset.test.labels.tolist())) == [0, 2]
+    with pytest.raises(InputError, match="its test part has the class 'dog', which the training part doesn't have"):
+        load("edgenas_user_sets:has_another_class")
 
 
 @pytest.mark.usefixtures("in_user_folder")

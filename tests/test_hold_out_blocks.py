@@ -48,6 +48,14 @@ def test_parts_share_no_pixel_and_the_test_part_stays(patches: Path, tmp_path: P
     assert [file.name for file in (out / "test").glob("*/*")] == ["0100_0100.png"]
 
 
+@pytest.mark.parametrize(
+    "options", [("--block-px", "100"), ("--block-px", "10", "--share", "1")], ids=["one block", "all of it"]
+)
+def test_what_leaves_a_part_without_a_class_is_refused(patches: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(hold_out_blocks.main, [str(patches), str(tmp_path / "out"), *options])
+    assert done.exit_code == 2 and "take smaller ones" in done.output and not (tmp_path / "out").exists()
+
+
 @given(st.integers(0, 1000), st.floats(0.1, 0.9), st.integers(2, 30))
 def test_nothing_is_lost_but_what_overlaps(seed: int, share: float, block_px: int) -> None:
     places = np.random.default_rng(seed).integers(0, 60, (50, 2))

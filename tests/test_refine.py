@@ -118,3 +118,18 @@ def test_of_those_near_the_top_newcomers_that_take_too_long_are_left_out(start: 
     found = measured(ranked, 2, start, Room(latency, 1.0, fitting, ""))
     assert asked == new[:2]
     assert found == ranked[1:]
+
+
+def test_measuring_goes_on_until_enough_fit(start: list[Subnet]) -> None:
+    """Of what went on unmeasured one might win, and miss the budget."""
+    rng = np.random.default_rng(4)
+    new = [subnet for subnet in dict.fromkeys(SPACE.sample(rng) for _ in range(30)) if subnet not in start][:12]
+    asked: list[Subnet] = []
+
+    def fitting(subnets: Sequence[Subnet]) -> list[Subnet]:
+        asked.extend(subnets)
+        return [subnet for subnet in subnets if subnet in new[5:]]
+
+    found = measured([*new, *start], 2, start, Room(latency, 1.0, fitting, ""))
+    assert asked == new[:8], "four at a time"
+    assert found == [*new[5:], *start]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,6 @@ def main(
     with opened_build(request, Progress(), chosen) as build:
         grounds = prepared(build)
         rows = trained_rows(grounds, drawn(grounds, subnets), epochs)
-        costs = build.store.stage("cost", [grounds.focused.key]).path("seconds.json")
         found = {
             "cpu": build.machine.probe["cpu_name"],
             "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -96,34 +95,41 @@ def main(
             "subnets": len(rows),
             "whole_range": taus(rows, None),
             "band": taus([row for row in rows if row["in_band"]], BAND),
-            "seconds": json.loads(costs.read_text()) | alone_seconds(rows),
+            "seconds": training_seconds(work) | alone_seconds(rows),
             "rows": rows,
         }
     click.echo(json.dumps(found, indent=2) if as_json else text(found))
 
 
 def prepared(build: Build) -> Grounds:
-    """With the CPU and wall seconds of both trainings noted the first time."""
     feasibility = check_feasibility(build)
     profile = profile_space(build)
     predictor = FastestPredictor(profile.predictors)
     budget_ms = feasibility.default_budget_ms
-    started = (time.process_time(), time.perf_counter())
-    supernet = train(build)
-    middle = (time.process_time(), time.perf_counter())
-    focused = focus(build, supernet, predictor, budget_ms).supernet
-    ended = (time.process_time(), time.perf_counter())
-    costs = build.store.stage("cost", [focused.key])
-    if not costs.path("seconds.json").exists():
-        names = ("supernet_cpu", "supernet_wall"), ("focus_cpu", "focus_wall")
-        spans = ((started, middle), (middle, ended))
-        seconds = {
-            name: round(b - a, 1)
-            for pair, (from_, to) in zip(names, spans, strict=True)
-            for name, a, b in zip(pair, from_, to, strict=True)
-        }
-        write_text(costs.path("seconds.json"), json.dumps(seconds))
+    supernet = timed(build.request.out, "supernet", lambda: train(build))
+    focused = timed(build.request.out, "focus", lambda: focus(build, supernet, predictor, budget_ms).supernet)
     return Grounds(build, supernet, focused, predictor, budget_ms)
+
+
+def timed(work: Path, stage: str, training: Callable[[], Supernet]) -> Supernet:
+    """Notes what it costs in `work`, unless it goes on with what an earlier start began."""
+    is_whole = not any((work / "stages").glob(f"{stage}-*"))
+    cpu, wall = time.process_time(), time.perf_counter()
+    found = training()
+    if is_whole:
+        seconds = {"cpu": round(time.process_time() - cpu, 1), "wall": round(time.perf_counter() - wall, 1)}
+        write_text(work / f"{stage}-seconds.json", json.dumps(seconds))
+    return found
+
+
+def training_seconds(work: Path) -> dict[str, float | None]:
+    """None where a training was interrupted: the seconds before that are not known."""
+    found: dict[str, float | None] = {}
+    for stage in ("supernet", "focus"):
+        path = work / f"{stage}-seconds.json"
+        seconds = json.loads(path.read_text()) if path.exists() else {"cpu": None, "wall": None}
+        found |= {f"{stage}_{clock}": value for clock, value in seconds.items()}
+    return found
 
 
 def drawn(grounds: Grounds, count: int) -> list[tuple[Subnet, float]]:
@@ -223,14 +229,19 @@ def text(found: dict[str, Any]) -> str:
         return f"{name:12} n {part['n']:3}  " + "  ".join(cells)
 
     s = found["seconds"]
-    share = (s["supernet_cpu"] + s["focus_cpu"]) / s["all_alone_cpu"]
+    together = f"{found['subnets']} alone {s['all_alone_cpu']:.0f}"
+    if s["supernet_cpu"] is None or s["focus_cpu"] is None:
+        cost = f"{together}; the supernet's training was interrupted, what it costs is not known"
+    else:
+        share = (s["supernet_cpu"] + s["focus_cpu"]) / s["all_alone_cpu"]
+        cost = f"supernet {s['supernet_cpu']:.0f}, focused on the budget {s['focus_cpu']:.0f}; {together}: "
+        cost += f"the supernet takes {share:.0%} of that"
     return "\n".join(
         [
             "Kendall's tau with accuracy alone (90 % interval)",
             line("whole range", found["whole_range"]),
             line(f"within {BAND:.0%}", found["band"]),
-            f"CPU seconds: supernet {s['supernet_cpu']:.0f}, focused on the budget {s['focus_cpu']:.0f}; "
-            f"{found['subnets']} alone {s['all_alone_cpu']:.0f}: the supernet takes {share:.0%} of that",
+            f"CPU seconds: {cost}",
         ]
     )
 

@@ -41,8 +41,16 @@ def main(source: Path, out: Path, block_px: int, share: float, seed: int) -> Non
     places = np.array([[int(part) for part in file.stem.split("_")] for file in files])
     with Image.open(files[0]) as image:
         size_px = image.size[0]
-    labels = np.unique([file.parent.name for file in files], return_inverse=True)[1]
+    names, labels = np.unique([file.parent.name for file in files], return_inverse=True)
+    if (source / "val").exists():
+        raise click.UsageError(f"{source} has a validation part already.")
     is_held, is_kept = split(places, labels, block_px, size_px, share, seed)
+    for label, name in enumerate(names):
+        own = labels == label
+        if not (own & is_held).any() or not (own & is_kept).any():
+            raise click.UsageError(
+                f"the blocks leave one part without any of {name}: take smaller ones or another share."
+            )
     counts = {}
     for part, chosen in (("val", is_held), ("train", is_kept)):
         found = [file for file, own in zip(files, chosen, strict=True) if own]

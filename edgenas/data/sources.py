@@ -37,7 +37,8 @@ def load(
     Images of the last two kinds become square: EXIF orientation honoured, laid over white where transparent, short
     side resized with antialiasing, centre cropped. The size is the largest of 28, 32, 48, 64, 96, 128, 160, 192 and
     224 px that is not above the median short side of the training images, nor above `max_resolution_px`; it is lowered,
-    with a warning, where the images would fill the memory. One channel if all training images are grey, else RGB.
+    with a warning, where the images would fill the memory. One channel if all training images (of a function: all images) are
+    grey, else RGB.
 
     Splits depend on `seed` and the content alone and are stratified by class: 20 % are held out as the test part when
     the source has none, and 12.5 % of the rest (at most 5,000) as the validation part when it has none.

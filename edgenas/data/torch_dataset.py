@@ -10,7 +10,7 @@ import numpy as np
 
 from edgenas import user_code
 from edgenas.data import images, splits
-from edgenas.data.dataset import Dataset, Split, assemble
+from edgenas.data.dataset import Dataset, Split, assemble, listed
 from edgenas.errors import InputError
 
 _EXPECTED = (
@@ -53,7 +53,8 @@ def load_function(
         report = progress or (lambda done, total: None)
         read: dict[str, Split] = {}
         for name, part in parts.items():
-            read[name] = _read(part, resolution_px, source, lambda i: report(sum(map(len, read.values())) + i, total))
+            found = _read(part, resolution_px, source, lambda i: report(sum(map(len, read.values())) + i, total))
+            read[name] = _named_alike(found, _class_names(part), names, f"{source}: its {name} part")
     highest = max(int(part.labels.max()) for part in read.values())
     labels = names or [str(index) for index in range(highest + 1)]
     if highest >= len(labels):
@@ -77,9 +78,12 @@ def load_function(
 
 
 def _parts(returned: Any, source: str) -> dict[str, Any]:
-    """By name. Raises InputError for what isn't a dataset."""
+    """By name, without those that are None. Raises InputError for what isn't a dataset."""
     given = returned if isinstance(returned, tuple) and len(returned) in _PARTS else (returned,)
-    for part in given:
+    parts = {
+        name: part for name, part in zip(_PARTS[len(given)], given, strict=True) if part is not None or name == "train"
+    }
+    for part in parts.values():
         try:
             size = len(part)
         except Exception as error:  # a torch Dataset without __len__ raises TypeError or NotImplementedError
@@ -89,7 +93,7 @@ def _parts(returned: Any, source: str) -> dict[str, Any]:
         if size == 0 or not hasattr(part, "__getitem__"):
             found = "an empty one" if size == 0 else f"{user_code.kind(part)} without [index]"
             raise InputError(f"{source}: expected a dataset of images, but got {found}", _EXPECTED)
-    return dict(zip(_PARTS[len(given)], given, strict=True))
+    return parts
 
 
 def _class_names(dataset: Any) -> list[str]:
@@ -98,6 +102,21 @@ def _class_names(dataset: Any) -> list[str]:
             return [str(name) for name in names]
         dataset = getattr(dataset, "dataset", None)
     return []
+
+
+def _named_alike(part: Split, own: list[str], names: list[str], what: str) -> Split:
+    """With labels that mean what they mean in the training part, whose classes are `names`: a folder that lacks one counts others."""
+    if not own or not names or own == names:
+        return part
+    if unknown := [name for name in own if name not in names]:
+        raise InputError(
+            f"{what} has the class {unknown[0]!r}, which the training part doesn't have",
+            f"the training part's classes are {listed(names)}",
+        )
+    highest = int(part.labels.max())
+    if highest >= len(own):
+        raise InputError(f"{what} has the label {highest}, but {len(own)} classes", _EXPECTED)
+    return Split(part.images, np.array([names.index(name) for name in own])[part.labels])
 
 
 def _read(dataset: Any, resolution_px: int, source: str, tick: Callable[[int], None]) -> Split:

@@ -8,6 +8,7 @@ factor that would have covered 80 % of the networks that were left out (Vovk et 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -77,6 +78,13 @@ class Calibration:
         x = self.columns.standardised(self.values)
         return GraphProcess(x, self.weights, self.diagonal, self.theta, self.scale_ms)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of all that was fitted: calibrated again with more networks it is another one."""
+        scalars = np.array([self.scale_ms, self.interval, *self.domain_ms])
+        fitted = (self.values, self.weights, self.diagonal, self.theta, scalars)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(each, float).tobytes() for each in fitted)).hexdigest()[:12]
+
     def predict(self, table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
         """(N,) ms and half-widths of the 80 % interval in ms, of networks like the fitted ones; each row by itself."""
         mean, deviation = self.process.predict(self.columns.standardised(self.columns.values(table)))
@@ -92,8 +100,8 @@ class CalibratedPredictor:
 
     @property
     def correction(self) -> dict[str, Any]:
-        """What tells it from another one of the same calibration."""
-        return {"factor": self.factor}
+        """What tells it from another one."""
+        return {"calibration": self.calibration.digest, "factor": self.factor}
 
     def corrected(self, network: Network, measured_ms: float) -> CalibratedPredictor:
         """After one more network was measured: where the search looks, the prediction was wrong by that much."""

@@ -47,5 +47,5 @@ class FastestPredictor:
         return FastestPredictor({p: each.corrected(network, measured_ms[p]) for p, each in self.each.items()})
 
     def key(self) -> dict[str, Any]:
-        """What tells two of them apart that come from the same tables."""
+        """What tells two of them apart that are of one machine."""
         return {p: each.correction for p, each in self.each.items()}

@@ -20,6 +20,7 @@ from edgenas.network.graph import WEIGHTED, Network, Node, Shape
 
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.1
+FULL_GAIN_INPUTS = 128  # of a Linear
 
 
 class ConvBN(nn.Module):
@@ -86,7 +87,7 @@ class ConvBN(nn.Module):
 class Linear(nn.Module):
     """y = gain * x W^T + b; of a wider input or output the leading part is used.
 
-    The gain (1 up to 128 inputs, then falling with their square root) keeps the step that a learning rate makes independent of
+    The gain (1 up to FULL_GAIN_INPUTS, then falling with their square root) keeps the step that a learning rate makes independent of
     the number of inputs: without it a flatten head of some thousand inputs diverges at a rate that suits all the rest.
     """
 
@@ -95,7 +96,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape))
         nn.init.normal_(self.weight, std=0.01)
         self.bias = nn.Parameter(torch.zeros(shape[0]))
-        self.gain = min(1.0, math.sqrt(128 / shape[1]))
+        self.gain = min(1.0, math.sqrt(FULL_GAIN_INPUTS / shape[1]))
 
     def effective(self, shape: Shape) -> Tensor:
         """The weight that a node of this shape multiplies with."""

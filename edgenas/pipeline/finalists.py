@@ -86,11 +86,16 @@ def _with_newcomers(build: Build, rungs: Rungs, start: Sequence[Subnet], room: R
 
 
 def measured(ranked: Sequence[Subnet], going_on: int, start: Sequence[Subnet], room: Room) -> list[Subnet]:
-    """Those of `ranked` that may be trained on: all but those near the top that take longer than predicted and are over
-    a budget. `start` were measured before."""
-    near_the_top = ranked[: CHECKED * going_on]
-    fitting = {*start, *room.fitting([subnet for subnet in near_the_top if subnet not in start])}
-    return [*(subnet for subnet in near_the_top if subnet in fitting), *ranked[len(near_the_top) :]]
+    """Those of `ranked` that may be trained on, the first `going_on` of them measured to be within the budgets, as `start` was before.
+    From the top on as many are measured as that takes; what of them is over a budget is left out."""
+    found: list[Subnet] = []
+    left, size = list(ranked), CHECKED * going_on
+    while left and len(found) < going_on:
+        together, left = left[:size], left[size:]
+        new = [subnet for subnet in together if subnet not in start]
+        fitting = {*start, *(room.fitting(new) if new else ())}
+        found += [subnet for subnet in together if subnet in fitting]
+    return [*found, *left]
 
 
 class Rungs:

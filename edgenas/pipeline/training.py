@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from edgenas.latency.fastest import FastestPredictor
-from edgenas.nets.module import Layers, NetworkModule
+from edgenas.nets.module import FULL_GAIN_INPUTS, Layers, NetworkModule
 from edgenas.nets.recipe import Recipe
 from edgenas.nets.training import has_fast_bf16, load_checkpoint
 from edgenas.pipeline import budgets
@@ -301,6 +301,7 @@ def _training_inputs(build: Build, recipe: Recipe) -> list[Any]:
         build.request.seed,
         torch.__version__,
         bf16,
+        FULL_GAIN_INPUTS,  # with another one the same weights mean other logits
         *together,
         *shrinking,
         *unbalanced,

@@ -29,7 +29,7 @@ from edgenas.yaml_file import Loc, YamlFile, read_yaml
 
 HEADER = """\
 # The choices of this search space. Edit them and give the file back: edgenas build --space space.yaml
-# What is left out is as edgenas makes it for the data. Numbers rise; every list has at least one entry.
+# What is left out at the top level is as edgenas makes it for the data. Numbers rise; every list has at least one entry.
 """
 OF_A_SPACE = {"mobile": "# Separable blocks have twice as many channels as `widths` says.\n"}
 WIDTHS = ("widths", "stem_widths")
