@@ -293,6 +293,7 @@ def test_the_finalists_are_trained_until_one_is_left(built: Built) -> None:
     assert {each["id"] for each in finalists} <= {c["id"] for c in result["front"]["evaluated"]}
     assert all(0 <= score <= 1 for each in finalists for score in each["scores"])
     assert max(each["scores"][0] for each in finalists) == finalists[0]["scores"][0]
+    assert 0 < result["finalists_error"] < 0.5
 
 
 def test_newcomers_are_trained_beside_the_finalists(built: Built, tmp_path: Path) -> None:

@@ -658,6 +658,14 @@ def test_equal_predictions_differ_without_any_error() -> None:
         assert data.difference_error(np.zeros(4, int), np.zeros(4, int), labels, classes) == 0
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_error_of_an_accuracy_is_the_spread_of_drawing_images(balanced: bool) -> None:
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(3), (200, 50, 20))
+    drawn = [np.where(rng.random(len(labels)) < 0.8, labels, (labels + 1) % 3) for _ in range(2000)]
+    found = [data.balanced_accuracy(p, labels, 3) if balanced else (p == labels).mean() for p in drawn]
+    assert data.accuracy_error(0.8, labels, 3 if balanced else None) == pytest.approx(np.std(found), rel=0.06)
+
+
 def test_balanced_accuracy_of_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="two equal, non-empty"):
         data.balanced_accuracy(np.zeros(3), np.zeros(2, int), 2)

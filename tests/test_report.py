@@ -176,6 +176,17 @@ def test_balanced_accuracy_stands_beside_plain_when_unbalanced(result: dict[str,
     assert "Balanced 81.2 %" in render(result, tmp_path).text
 
 
+def test_how_well_validation_images_tell_finalists_apart(result: dict[str, Any], tmp_path: Path) -> None:
+    result["finalists"] = [{"id": "a", "scores": [0.84, 0.87]}, {"id": "b", "scores": [0.83, 0.865]}]
+    assert "standard error" not in render(result, tmp_path).text
+    result |= {"finalists_error": 0.0093}
+    result["data"]["validation"] = 1400
+    assert (
+        "With 1,400 validation images, an accuracy like the best one's is known to ±0.9 points"
+        in render(result, tmp_path).text
+    )
+
+
 def test_one_predictor_or_one_per_precision(result: dict[str, Any], tmp_path: Path) -> None:
     per_precision = render(result, tmp_path).text
     assert per_precision.count("Order kept (Kendall tau)") == 2

@@ -8,8 +8,8 @@ come from training data; the test part is for the final measurement alone. Neith
 a source needs it.
 """
 
-from edgenas.data.accuracy import balanced_accuracy, difference_error
+from edgenas.data.accuracy import accuracy_error, balanced_accuracy, difference_error
 from edgenas.data.dataset import Dataset, Split
 from edgenas.data.sources import load
 
-__all__ = ["Dataset", "Split", "balanced_accuracy", "difference_error", "load"]
+__all__ = ["Dataset", "Split", "accuracy_error", "balanced_accuracy", "difference_error", "load"]

@@ -20,6 +20,14 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray, class_count: in
     return float(np.mean(hits[present] / total[present]))
 
 
+def accuracy_error(accuracy: float, labels: np.ndarray, class_count: int | None = None) -> float:
+    """Standard error of an accuracy (0..1) on images of these (N,) classes, from which images were drawn: that of a proportion.
+    `class_count`: of balanced accuracy, as if every class were recognised as well as all."""
+    images = np.bincount(labels, minlength=class_count)[:class_count] if class_count else np.array([len(labels)])
+    images = images[images > 0]
+    return float(np.sqrt(accuracy * (1 - accuracy) * (1 / images).sum()) / len(images))
+
+
 def difference_error(one: np.ndarray, other: np.ndarray, labels: np.ndarray, class_count: int | None = None) -> float:
     """Standard error of the difference in accuracy (0..1) between two predictions of the same images: they are compared image by image,
     since what both get right or wrong says nothing about the difference. `class_count`: of balanced accuracy, with the images of each

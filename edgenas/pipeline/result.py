@@ -7,7 +7,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
-from edgenas import __version__
+from edgenas import __version__, data
 from edgenas.artifacts.verdict import of_all, verdict
 from edgenas.pipeline import budgets
 from edgenas.pipeline.context import SCHEMA, Build
@@ -87,6 +87,7 @@ def write_result(
         },
         "steps": [_step(entry) for entry, v in zip(entries, shipment.variants, strict=True) if _is_on_the_way(v)],
         "finalists": list(winner.finalists),
+        "finalists_error": _finalists_error(build, winner),
         "pruning": {k: v for k, v in winner.pruning.items() if k != "widths"},
         "rounds": list(searched.rounds),
         "architecture": list(build.space.describe(winner.subnet)),
@@ -107,6 +108,15 @@ def write_result(
     }
     write_json(build.request.out / "result.json", result)
     return result
+
+
+def _finalists_error(build: Build, winner: Winner) -> float | None:
+    """Standard error of the best finalist's validation accuracy: what is closer to it than that may be as good."""
+    if not winner.finalists:
+        return None
+    dataset, best = build.dataset, winner.finalists[0]["scores"][-1]
+    classes = len(dataset.labels) if dataset.unbalanced else None
+    return data.accuracy_error(best, dataset.validation.labels, classes)
 
 
 def _device(build: Build, budget_ms: float, shipment: Shipment, path: str) -> dict[str, Any]:

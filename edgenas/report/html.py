@@ -188,6 +188,7 @@ def _view(result: Row) -> Row:
         "steps": steps,
         "panels": _panels(steps, mark) if percentile == 50 else _panels(steps, None),
         "finalists": _rows(result.get("finalists")),
+        "finalists_error": result.get("finalists_error"),
         "pruning": _dict(result.get("pruning")),
         "variants": variants,
         "variants_plot": _variants_plot(variants, mark),
