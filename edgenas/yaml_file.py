@@ -44,6 +44,10 @@ def read_yaml(path: Path, kind: str, keys: str, remedy: str) -> YamlFile:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{_place(path, mark)}: not valid YAML: {what}", hint="Mend that line.") from None
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file {path}", hint=f"A file of {kind} is meant here: see whether its name is right."
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date or number
         raise InputError(f"{path} cannot be read as {kind}: {error}", hint="Mend or remove the file.") from None
     if not isinstance(data, dict) or root is None:
