@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -168,20 +167,24 @@ def test_rungs_that_would_leave_no_fewer_are_dropped(headline: ModuleType) -> No
     assert headline.with_finalists(most, 6).fine_tune[-1].recipe == most.fine_tune[-1].recipe
 
 
-def test_seeds_that_are_not_screened_are_refused_before_anything_is_built(headline: ModuleType, tmp_path: Path) -> None:
-    one, other = (
-        headline.Headline(tmp_path, None, None, (0.1,), headline.EFFORTS["quick"], "quick", seed, 0.0)
-        for seed in (3, 4)
-    )
-    one.refuse_unscreened([4, 3])
-    with pytest.raises(click.UsageError, match="with --seed 3"):
-        one.refuse_unscreened([4])
-    (tmp_path / "screening.json").write_text(
-        json.dumps({"tried": {"plain 1 24px": {"0.1": 0.5, "0.2": 0.5}}, "seed": 3})
-    )
-    one.refuse_unscreened([4])
-    with pytest.raises(click.UsageError, match="screening with seed 3"):
-        other.refuse_unscreened([4])
+def test_other_seeds_wait_for_the_screening(
+    headline: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = headline.Headline(tmp_path, None, None, (0.1,), headline.EFFORTS["quick"], "quick", 3, float("inf"))
+    names = ["plain 0 24px", "plain 1 24px"]
+
+    def another_process_goes_on(seconds: float) -> None:
+        found = one.screening()
+        for name in names[len(found.tried) :][:1]:
+            found.with_result(name, {0.1: 0.5, 0.2: 0.6}).write(tmp_path)
+
+    monkeypatch.setattr(headline.time, "sleep", another_process_goes_on)
+    one.wait_for_screening(names)
+    assert one.screening().tried.keys() == set(names)
+    assert capsys.readouterr().err == "waiting for the screening, which is done with --seed 3\n"
+    late = headline.replace(one, until=0.0)
+    with pytest.raises(headline.OutOfTime):
+        late.wait_for_screening([*names, "plain 2 24px"])
 
 
 def test_a_folder_with_other_settings_is_refused(headline: ModuleType, tmp_path: Path) -> None:
@@ -190,6 +193,8 @@ def test_a_folder_with_other_settings_is_refused(headline: ModuleType, tmp_path:
         headline.Headline(tmp_path, None, None, budgets, quick, "quick", 0, 0.0)
     with pytest.raises(click.UsageError, match="other settings"):
         headline.Headline(tmp_path, None, None, (0.1,), headline.with_finalists(quick, 2), "quick", 0, 0.0)
+    with pytest.raises(click.UsageError, match="other settings"):
+        headline.Headline(tmp_path, None, None, (0.1,), quick, "quick", 1, 0.0)
 
 
 def test_an_effort_whose_only_rung_is_the_last_gets_a_short_one_before_it(headline: ModuleType) -> None:

@@ -13,7 +13,7 @@ interleaved run, several times over.
 
 Says at each budget how long the winner takes against the baselines' front, in either precision, at the same test accuracy
 (interpolated; balanced accuracy where the classes are not): below 1 the winner is faster. What is finished lies in --work: started
-again, the tool goes on from there. Several may share it at the same time, each with seeds of its own.
+again, the tool goes on from there. Several may share it at the same time, each with seeds of its own and all but one with --no-judge.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -56,6 +55,7 @@ from edgenas.store import write_bytes, write_text
 
 REACH = (0.5, 1.6)  # of the smallest and the largest budget: baselines of interest
 ROUNDS = 5  # of the final measurement
+LOOK_AGAIN_S = 10.0
 
 
 @click.command(help=(__doc__ or "").split("\n", 1)[0])
@@ -69,7 +69,7 @@ ROUNDS = 5  # of the final measurement
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="The seed with which baselines are screened: needed before any other's are trained.",
+    help="The seed with which baselines are screened: those of others wait for that.",
 )
 @click.option("--effort", type=click.Choice(list(EFFORTS)), default="quick", show_default=True, help="Of the builds.")
 @click.option("--epochs", type=click.IntRange(4), help="Of the last training. Default: the effort's.")
@@ -81,6 +81,7 @@ ROUNDS = 5  # of the final measurement
 )
 @click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
 @click.option("--minutes", type=float, help="Start nothing new after so long.")
+@click.option("--judge/--no-judge", default=True, help="Whether all that is finished is timed and compared in the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def main(
     work: Path,
@@ -95,13 +96,13 @@ def main(
     newcomers: int | None,
     supernet_epochs: int | None,
     minutes: float | None,
+    judge: bool,
     as_json: bool,
 ) -> None:
     chosen = with_finalists(with_epochs(EFFORTS[effort], epochs, supernet_epochs), finalists)
     chosen = with_newcomers(chosen, newcomers)
     headline = Headline(work, data, space, tuple(sorted(budgets_ms)), chosen, effort, screening_seed, deadline(minutes))
     seeds = tuple(sorted(set(seeds), key=lambda seed: (seed != screening_seed, seed)))
-    headline.refuse_unscreened(seeds)
     try:
         try:
             for part in (headline.find_winners, headline.train_baselines):
@@ -109,6 +110,8 @@ def main(
                     part(seed)
         except OutOfTime:
             click.echo("The time is up; the same command goes on from here.", err=True)
+        if not judge:
+            return
         found = headline.judged()
     except EdgenasError as error:
         raise click.ClickException(str(error)) from error
@@ -186,7 +189,7 @@ class Headline:
         """Raises click.UsageError where `work` holds what other settings led to."""
         self.work.mkdir(parents=True, exist_ok=True)
         path = self.work / "settings.json"
-        own = json.dumps([self.data, self.space, self.effort_name, asdict(self.effort)])
+        own = json.dumps([self.data, self.space, self.effort_name, self.screening_seed, asdict(self.effort)])
         if not path.exists():
             write_text(path, own)
         elif path.read_text() != own:
@@ -210,13 +213,13 @@ class Headline:
     def screening(self) -> Screening:
         return Screening.read(self.work, self.screening_seed)
 
-    def refuse_unscreened(self, seeds: Sequence[int]) -> None:
-        """Before hours of trainings: baselines of `seeds` can't be trained, or have been screened otherwise."""
-        found = self.screening()
-        if found.seed != self.screening_seed:
-            raise click.UsageError(f"--work holds a screening with seed {found.seed}: name that as --screening-seed.")
-        if not found.tried and self.screening_seed not in seeds:
-            raise click.UsageError(f"Baselines aren't screened yet: that is done with --seed {self.screening_seed}.")
+    def wait_for_screening(self, names: Collection[str]) -> None:
+        """Until another process has done it."""
+        if not set(names) <= self.screening().tried.keys():
+            click.echo(f"waiting for the screening, which is done with --seed {self.screening_seed}", err=True)
+        while not set(names) <= self.screening().tried.keys():
+            time.sleep(LOOK_AGAIN_S)
+            self.stop_if_late()
 
     def stop_if_late(self) -> None:
         if time.monotonic() > self.until:
@@ -275,11 +278,8 @@ class Headline:
             networks, ms = self.candidates(build, catalog(build))
             if seed == self.screening_seed:
                 self.screen(build, alone, networks, short)
+            self.wait_for_screening(networks)
             screening = self.screening()
-            if missing := networks.keys() - screening.tried.keys():
-                raise click.ClickException(
-                    f"{len(missing)} baselines aren't screened, which is done with seed {self.screening_seed}: run that first"
-                )
             far_under = screening.far_under(ms)
             for name, network in networks.items():
                 if name in far_under or self.known(name, seed):
