@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
