@@ -339,8 +339,7 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
     """The space that suits images of this side: three stages under 64 px, four from there on.
 
     Where there is room (three quarters of the side is still 24 px) a smaller input resolution is a choice as well. Kernels of 7 px
-    (from 64 px on), HardSwish and squeeze-excite are choices where the devices do them well, and widths are in their multiples. A
-    small image's stem may be as wide as DS-CNN's: before few separable blocks a narrow one is what accuracy is lost by.
+    (from 64 px on), HardSwish and squeeze-excite are choices where the devices do them well, and widths are in their multiples.
     """
     smaller = resolution_px * 3 // 4 // 4 * 4
     resolutions = (smaller, resolution_px) if smaller >= 24 else (resolution_px,)
@@ -364,7 +363,7 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
         channels,
         classes,
         resolutions,
-        offer.widths((16, 32, 64) if resolution_px < 64 else (16, 32)),
+        offer.widths((16, 32)),
         patterns,
         tuple(replace(stage, kernels=kernels, widths=offer.widths(stage.widths)) for stage in stages),
         activations=("relu", "hard_swish") if "hard_swish" in offer.activations else ("relu",),
