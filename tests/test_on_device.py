@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgenas.artifacts.measurement import Measurement
-from edgenas.measure import Bench, SamplingRule, reference_network
+from edgenas.measure import Bench, SamplingRule, reference_network, slowdown
 from edgenas.onnxio.random_weights import random_weights
 from edgenas.runtimes import onnxruntime
 from edgenas.targets.bootstrap import ON_DEVICE
@@ -174,6 +174,23 @@ def test_throttling_is_a_lower_clock_and_slower_runs(
 ) -> None:
     found = replace(CALM, clock_mhz=clocks, reference_cpu_ns=(50,) * 15 + (late_ns,) * 15)
     assert found.throttled is throttled
+
+
+@pytest.mark.parametrize(
+    ("reference_ns", "slower"),
+    [
+        ((50,) * 30, 1.0),
+        ((50,) * 12 + (53,) * 18, 1.0),  # a median is a little over the p10 on any machine
+        (
+            (50,) * 12 + (65,) * 18,
+            1.3,
+        ),  # more than half of the run, in bursts: what is quick now and then hides it from a p10
+        ((50,) * 20 + (65,) * 10, 1.0),
+        ((60,) * 30, 1.2),
+    ],
+)
+def test_bursts_that_reach_the_median_are_a_slow_machine(reference_ns: tuple[int, ...], slower: float) -> None:
+    assert slowdown([CALM, replace(CALM, reference_cpu_ns=reference_ns)], 50e-6) == pytest.approx(slower)
 
 
 # A runtime that heats the device: its clock falls as long as it runs, and recovers while it is left alone.
