@@ -21,8 +21,10 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray, class_count: in
 
 
 def accuracy_error(accuracy: float, labels: np.ndarray, class_count: int | None = None) -> float:
-    """Standard error of an accuracy (0..1) on images of these (N,) classes, from which images were drawn: that of a proportion.
-    `class_count`: of balanced accuracy, as if every class were recognised as well as all."""
+    """Standard error of an accuracy (0..1) on images of these (N,) classes, from which images were drawn: that of a proportion with one
+    more image right and one wrong, for all right doesn't mean always right (Agresti & Coull, 1998). `class_count`: of balanced
+    accuracy, as if every class were recognised as well as all."""
+    accuracy = (accuracy * len(labels) + 1) / (len(labels) + 2)
     images = np.bincount(labels, minlength=class_count)[:class_count] if class_count else np.array([len(labels)])
     images = images[images > 0]
     return float(np.sqrt(accuracy * (1 - accuracy) * (1 / images).sum()) / len(images))
