@@ -41,6 +41,11 @@ def baseline(ms: float, validation: float, test: float, seed: int = 0) -> dict[s
     }
 
 
+def winner(seed: int) -> dict[str, Any]:
+    figures = {"budget_ms": 0.2, "ms": 0.1, "test_accuracy": 0.92, "verdict": "met"}
+    return {"kind": "winner", "name": "edgenas", "seed": seed} | figures
+
+
 def test_left_out_is_what_is_far_under_something_no_slower(headline: ModuleType) -> None:
     accuracy = {"small": 0.80, "slow and bad": 0.81, "slow": 0.90, "close": 0.855, "large": 0.91}
     screening = headline.Screening({name: {"0.1": found, "0.2": 0.0} for name, found in accuracy.items()}, 0)
@@ -63,8 +68,8 @@ def test_a_baseline_counts_in_both_precisions(judging: ModuleType) -> None:
     """The faster one may have lost what the winner has."""
     fast, exact = baseline(0.999, 0.85, 0.85), baseline(1.0, 0.90, 0.90)
     exact |= {"name": fast["name"], "precision": "fp32", "validation": {"fp32": 0.90}}
-    winner = {"kind": "winner", "name": "edgenas", "seed": 0, "budget_ms": 1.0, "ms": 0.99, "test_accuracy": 0.90}
-    found = judging.compared([fast, exact, baseline(2.0, 0.91, 0.91), winner | {"verdict": "met"}], 1.0)
+    own = winner(0) | {"budget_ms": 1.0, "ms": 0.99, "test_accuracy": 0.90}
+    found = judging.compared([fast, exact, baseline(2.0, 0.91, 0.91), own], 1.0)
     assert found["ratio"] == found["ratio_of_means"] == pytest.approx(0.99)
 
 
@@ -113,18 +118,7 @@ def test_what_is_read_off_lies_within_the_front(points: list[tuple[float, float]
 
 def test_winners_are_compared_within_their_seed(judging: ModuleType) -> None:
     rows = [baseline(0.1, 0.90, 0.90), baseline(0.3, 0.94, 0.94), baseline(0.2, 0.90, 0.90, seed=1)]
-    winners = [
-        {
-            "kind": "winner",
-            "name": "edgenas",
-            "seed": seed,
-            "budget_ms": 0.2,
-            "ms": 0.1,
-            "test_accuracy": 0.92,
-            "verdict": "met",
-        }
-        for seed in (0, 1)
-    ]
+    winners = [winner(seed) for seed in (0, 1)]
     found = judging.compared([*rows, *winners], 0.2)
     assert [each["ratio"] for each in found["seeds"]] == [pytest.approx(0.5), pytest.approx(0.5)]
     assert "note" not in found["seeds"][0]
@@ -140,18 +134,7 @@ def test_means_are_compared_over_the_same_seeds(judging: ModuleType) -> None:
         baseline(0.3, 0.94, 0.94, seed=1),
         baseline(0.05, 0.99, 0.99),
     ]
-    winners = [
-        {
-            "kind": "winner",
-            "name": "edgenas",
-            "seed": seed,
-            "budget_ms": 0.2,
-            "ms": 0.1,
-            "test_accuracy": 0.92,
-            "verdict": "met",
-        }
-        for seed in (0, 1)
-    ]
+    winners = [winner(seed) for seed in (0, 1)]
     found = judging.compared([*rows, *winners], 0.2)
     assert found["ratio_of_means"] == pytest.approx(0.5)
     assert "note_of_means" not in found
