@@ -304,7 +304,7 @@ def test_newcomers_are_trained_beside_the_finalists(built: Built, tmp_path: Path
     result = build(again.request, Progress(quiet=True), effort)
     before, finalists = {each["id"] for each in built.result["finalists"]}, result["finalists"]
     assert before < {each["id"] for each in finalists}
-    assert len(finalists) == len(before) + 4
+    assert len(finalists) <= len(before) + 4  # fewer, where some are over the budget when measured
     assert [len(each["scores"]) for each in finalists] == [2, *(1 for _ in finalists[1:])]
     chosen = finalists[0]["id"]
     assert result["front"]["chosen"] == again.read("front.json")["chosen"] == chosen
