@@ -222,7 +222,9 @@ def pareto(
             canvas.add("circle", f"chosen {chosen.series}", tip=chosen.tip, cx=cx, cy=cy, r=10)
             room = 7.2 * len(said)
             to_left = cx - 16 - room > left
-            canvas.text("label", cx - 16 if to_left else min(cx + 16, width - 8 - room), cy - 14, said,
+            is_under_front = any(p.x <= chosen.x and p.y > chosen.y for p in front)  # there the stair is above it
+            down = 26 if is_under_front and cy + 26 < y.start else -14
+            canvas.text("label", cx - 16 if to_left else min(cx + 16, width - 8 - room), cy + down, said,
                         "end" if to_left else "start")  # fmt: skip
         return canvas
 
