@@ -29,16 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import onnx
 from alone import Alone
 from front_judging import compared, text
+from headline_effort import baseline_recipe, with_epochs, with_finalists, with_newcomers
 from headline_screening import RATES, Screening
+from headline_timing import timed_together
 
 from edgenas.artifacts.kernel import Precision
 from edgenas.data import Split
 from edgenas.errors import EdgenasError
-from edgenas.measure import most_tries, untrained
+from edgenas.measure import untrained
 from edgenas.nets.module import NetworkModule
 from edgenas.nets.recipe import Recipe
 from edgenas.network.costs import macs, params
@@ -46,7 +47,7 @@ from edgenas.network.graph import Network
 from edgenas.pipeline.build import build as build_model
 from edgenas.pipeline.context import Build, opened_build
 from edgenas.pipeline.judging import accuracy, calibrated, predicted_classes, score
-from edgenas.pipeline.measuring import CHECK, measure_fast_precisions
+from edgenas.pipeline.measuring import measure_fast_precisions
 from edgenas.pipeline.request import EFFORTS, BuildRequest, Effort, epochs_for
 from edgenas.pipeline.searching import prepare
 from edgenas.pipeline.training import teacher
@@ -55,7 +56,6 @@ from edgenas.spaces.catalog import CatalogSpace, for_data
 from edgenas.store import write_bytes, write_text
 
 REACH = (0.5, 1.6)  # of the smallest and the largest budget: baselines of interest
-ROUNDS = 5  # of the final measurement
 LOOK_AGAIN_S = 10.0
 
 
@@ -117,52 +117,6 @@ def main(
     except EdgenasError as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(found, indent=2) if as_json else text(found))
-
-
-def with_epochs(effort: Effort, epochs: int | None, supernet_epochs: int | None) -> Effort:
-    """The last training of winners takes `epochs`; all others change by the same factor."""
-    if supernet_epochs is not None:
-        effort = replace(
-            effort,
-            supernet=replace(effort.supernet, epochs=supernet_epochs),
-            focus=replace(effort.focus, epochs=supernet_epochs),
-        )
-    if epochs is not None:
-        *before, last = effort.fine_tune
-        share = epochs / last.recipe.epochs
-
-        def scaled(recipe: Recipe) -> Recipe:
-            return replace(recipe, epochs=max(1, round(share * recipe.epochs)))
-
-        rungs = (*(replace(r, recipe=scaled(r.recipe)) for r in before), replace(last, recipe=scaled(last.recipe)))
-        after_pruning = scaled(effort.after_pruning)
-        effort = replace(effort, fine_tune=rungs, after_pruning=after_pruning)
-    return effort
-
-
-def with_finalists(effort: Effort, finalists: int | None) -> Effort:
-    """`finalists` go through the last training; rungs before it that would leave no fewer are dropped."""
-    if finalists is None:
-        return effort
-    *before, last = effort.fine_tune
-    rungs = (*(rung for rung in before if rung.finalists > finalists), replace(last, finalists=finalists))
-    return replace(effort, fine_tune=rungs)
-
-
-def with_newcomers(effort: Effort, newcomers: int | None) -> Effort:
-    """The first rung is then trained from new weights, for a third of the epochs: after a quarter of them dense blocks still looked
-    better than depthwise ones that overtook them later."""
-    if newcomers is None:
-        return effort
-    first, *others = effort.fine_tune
-    last = effort.fine_tune[-1]
-    short = replace(first, recipe=replace(last.recipe, epochs=max(1, last.recipe.epochs // 3)), fresh=True)
-    return replace(effort, newcomers=newcomers, fine_tune=(short, *(others or [last])))
-
-
-def baseline_recipe(effort: Effort) -> Recipe:
-    last = effort.fine_tune[-1].recipe
-    return replace(last, epochs=last.epochs + effort.after_pruning.epochs)
 
 
 class OutOfTime(Exception):
@@ -329,27 +283,13 @@ class Headline:
         return self.screening().far_under(ms) | far
 
     def judged(self) -> dict[str, Any]:
-        """With the latencies of everything that is finished, all timed in one interleaved run, ROUNDS times."""
+        """With the latencies of everything that is finished, all timed in one interleaved run."""
         request = self.request(0, self.budgets_ms[-1], self.work / "judging")  # a seed's may be another process's
         with opened_build(request, Progress(), self.effort) as build:
             machine, known, screening = build.machine, self.all_rows(), self.screening()
-            files = {timed_as(row): self.files_of(build, row) for row in known}
-            pairs = [(name, p) for name in files for p in machine.precisions]
-            models = [files[name][p] for name, p in pairs]
-            rounds = [
-                [
-                    m.reference_ratio
-                    for m in machine.bench.time_models(
-                        models, CHECK, precisions=[p for _, p in pairs], tries=most_tries()
-                    )
-                ]
-                for _ in range(ROUNDS)
-            ]
-            quiet_ms = machine.bench.quiet_reference_ms or 0.0
-            ms = dict(zip(pairs, quiet_ms * np.median(rounds, axis=0), strict=True))
-            spread = 100 * (np.max(rounds, axis=0) / np.min(rounds, axis=0) - 1)
+            timed = timed_together(machine, {timed_as(row): self.files_of(build, row) for row in known})
             rows = [
-                row | {"ms": float(ms[timed_as(row), p]), "precision": p, "test_accuracy": row["test"][p]}
+                row | {"ms": timed.ms[timed_as(row), p], "precision": p, "test_accuracy": row["test"][p]}
                 for row in known
                 for p in ([row["precision"]] if row["kind"] == "winner" else machine.precisions)
             ]
@@ -362,7 +302,7 @@ class Headline:
                 "epochs": self.effort.fine_tune[-1].recipe.epochs,
                 "epochs_after_pruning": self.effort.after_pruning.epochs,
                 "epochs_of_baselines": baseline_recipe(self.effort).epochs,
-                "median_spread_of_latencies_pct": round(float(np.median(spread)), 1) if known else None,
+                "median_spread_of_latencies_pct": timed.median_spread_pct,
                 "budgets": [compared(rows, budget_ms) for budget_ms in self.budgets_ms],
                 "learning_rates": screening.rates(),
                 "left_out": self.left_out(build),
