@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgenas.store import write_text
 
-FAR_UNDER = 0.05  # of accuracy below the others' front
+FAR_UNDER = 0.06  # of accuracy below the others' front; after one epoch a ResNet-8 was 0.057 below plain networks
 RATES = (0.1, 0.2)
 FILE = "screening.json"
 
