@@ -31,19 +31,36 @@ def main(files: tuple[Path, ...], out: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(files), figsize=(6.5 * len(files), 4.6), squeeze=False, layout="constrained")
-    for axis, path in zip(axes[0], files, strict=True):
-        panel(axis, json.loads(path.read_text(encoding="utf-8")))
+    all_found = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    families = dict.fromkeys(of_baseline(row)[0] for found in all_found for row in found["rows"] if is_baseline(row))
+    colours = {family: f"C{i}" for i, family in enumerate(families)}  # one and the same in all panels
+    for axis, found in zip(axes[0], all_found, strict=True):
+        panel(axis, found, colours)
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=150)
 
 
-def panel(axis: Any, found: dict[str, Any]) -> None:
-    families: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for row in found["rows"]:
-        if row["kind"] == "baseline":
-            family, _, px = row["name"].split()
-            families[f"{family}, {px.removesuffix('px')} px"][row["name"]].append(row)
-    for family, networks in families.items():
-        axis.plot(*means(map(faster, networks.values())), "o-", markersize=4, linewidth=1, alpha=0.85, label=family)
+def is_baseline(row: dict[str, Any]) -> bool:
+    return bool(row["kind"] == "baseline")
+
+
+def of_baseline(row: dict[str, Any]) -> tuple[str, int]:
+    """Family and resolution in pixels, of a name like "ds-cnn 0 28px"."""
+    family, _, px = row["name"].split()
+    return family, int(px.removesuffix("px"))
+
+
+def panel(axis: Any, found: dict[str, Any], colours: dict[str, str]) -> None:
+    families: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in filter(is_baseline, found["rows"]):
+        families[of_baseline(row)][row["name"]].append(row)
+    largest_px = max((px for _, px in families), default=0)
+    for (family, px), networks in families.items():
+        style = {
+            "linestyle": "-" if px == largest_px else "--",
+            "color": colours[family],
+            "label": f"{family}, {px} px",
+        }
+        axis.plot(*means(map(faster, networks.values())), marker="o", markersize=4, linewidth=1, alpha=0.85, **style)
     winners: dict[float, list[dict[str, Any]]] = defaultdict(list)
     for row in found["rows"]:
         if row["kind"] == "winner":
@@ -53,7 +70,7 @@ def panel(axis: Any, found: dict[str, Any]) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("{x:g}")
-    axis.tick_params(axis="x", which="minor", labelsize=7)
+    axis.tick_params(axis="x", which="both", labelsize=8)
     axis.grid(alpha=0.25)
     axis.set_xlabel(f"measured latency, ms ({found['cpu']}, one thread)")
     axis.set_ylabel(f"{'balanced' if found['balanced'] else 'top-1'} test accuracy, %")
