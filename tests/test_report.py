@@ -369,3 +369,15 @@ def test_importing_the_report_is_cheap() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(edgenas.__file__).parents[1])}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("percent", "is_below"), [(84.3, True), (90.0, False)])
+def test_the_label_of_the_chosen_keeps_off_the_front(percent: float, is_below: bool) -> None:
+    """A winner that shared weights thought less of lies under the stair, and so does its label."""
+    front = [plots.Point(0.02, 66.0), plots.Point(0.09, 86.1)]
+    chosen = plots.Point(0.1, percent)
+    drawn = plots.pareto([(0.05, 50.0)], front, chosen, "chosen: here", None, "ms", "%", "a front").wide
+    ring = re.search(r'<circle class="chosen [^>]*cy="([\d.]+)"', drawn)
+    label = re.search(r'<text class="label"[^>]* y="([\d.]+)"[^>]*>chosen: here', drawn)
+    assert ring and label, drawn
+    assert (float(label[1]) > float(ring[1])) == is_below
