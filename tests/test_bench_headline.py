@@ -184,16 +184,16 @@ def test_an_effort_whose_only_rung_is_the_last_gets_a_short_one_before_it(headli
     quick = headline.EFFORTS["quick"]
     only = headline.replace(quick, fine_tune=quick.fine_tune[-1:])
     first, last = headline.with_newcomers(only, 20).fine_tune
-    assert (first.recipe.epochs, first.fresh, last) == (5, True, quick.fine_tune[-1])
+    assert (first.recipe.epochs, first.fresh, last) == (6, True, quick.fine_tune[-1])
 
 
-def test_newcomers_are_first_trained_from_new_weights_for_a_third_as_long(headline: ModuleType) -> None:
+def test_newcomers_are_first_trained_from_new_weights_for_two_fifths_as_long(headline: ModuleType) -> None:
     quick = headline.EFFORTS["quick"]
     assert headline.with_newcomers(quick, None) == quick
     first, *others = headline.with_newcomers(quick, 20).fine_tune
     last = quick.fine_tune[-1].recipe
     assert (first.finalists, first.fresh, others) == (8, True, list(quick.fine_tune[1:]))
-    assert first.recipe == headline.replace(last, epochs=last.epochs // 3)
+    assert first.recipe == headline.replace(last, epochs=round(0.4 * last.epochs))
     assert headline.baseline_recipe(quick).epochs == last.epochs + quick.after_pruning.epochs
 
 

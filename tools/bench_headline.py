@@ -78,7 +78,7 @@ LOOK_AGAIN_S = 10.0
     "--finalists", type=click.IntRange(1), help="How many go through the last training. Default: the effort's."
 )
 @click.option(
-    "--newcomers", type=click.IntRange(2), help="That join the finalists; all are first trained for a third as long."
+    "--newcomers", type=click.IntRange(2), help="That join the finalists; all are first trained for two fifths as long."
 )
 @click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
 @click.option("--minutes", type=float, help="Start nothing new after so long.")

@@ -15,7 +15,7 @@ from edgenas.spaces.space import SearchSpace, Subnet
 
 RANDOM_SHARE = 1 / 2  # of the newcomers: whatever the supernet overlooked, mutations alone may not come back to
 PARENTS = 6
-TOGETHER = 8  # children are trained in rounds of so many
+TOGETHER = 4  # children are trained in rounds of so many: the next ones know of these
 MARGIN = 0.97  # of the budget: they are predicted, not measured
 MUTATION_RATE = 0.15
 ATTEMPTS = 20
