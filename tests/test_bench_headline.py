@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgenas.spaces.mobile import for_data
+
 
 @pytest.fixture(scope="module")
 def headline() -> ModuleType:
@@ -197,14 +199,24 @@ def test_newcomers_are_first_trained_from_new_weights_for_two_fifths_as_long(hea
     assert headline.baseline_recipe(quick).epochs == last.epochs + quick.after_pruning.epochs
 
 
+def test_the_promise_is_of_the_focused_accuracy_and_macs(rank: ModuleType) -> None:
+    space = for_data(28, 1, 10)
+    subnets = [space.smallest()[0], space.sample(np.random.default_rng(0)), space.largest()]
+    rows = [{"genome": list(s.genome), "supernet": 0.9, "focused": 0.5, "predicted_ms": 1.0} for s in subnets]
+    low, middle, high = (row["promise"] for row in rank.with_promise(space, rows))
+    assert low < middle < high  # alike in accuracy
+    rows[0]["focused"] = 0.9
+    assert rank.with_promise(space, rows)[0]["promise"] > low
+
+
 def test_a_perfect_ranking_is_one_and_chance_is_near_none(rank: ModuleType) -> None:
     rng = np.random.default_rng(0)
     truth = np.sort(rng.random(30))
     rows = [
-        {"alone": [t, t], "supernet": t / 2, "focused": float(chance), "predicted_ms": -t}
+        {"alone": [t, t], "supernet": t / 2, "focused": float(chance), "promise": t, "predicted_ms": -t}
         for t, chance in zip(truth, rng.random(30), strict=True)
     ]
     found = rank.taus(rows, None)
     assert found["supernet"]["tau"] == found["ceiling"]["tau"] == 1
-    assert found["latency"]["tau"] == -1
+    assert (found["promise"]["tau"], found["latency"]["tau"]) == (1, -1)
     assert found["focused"]["low"] < 0 < found["focused"]["high"]

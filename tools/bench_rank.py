@@ -6,9 +6,10 @@
 Draws subnets of the space, half of them over the whole range of latencies and half within 20 % of the default budget,
 and trains each of them alone with the recipe of a build's last step, twice with different seeds. Prints Kendall's tau
 between their accuracies alone and those that the supernet gives (as it is after its own training, and after training
-on around the best under the budget), over all and within the band, and beside it the ceiling: tau between the two
-seeds, which is what no ranking can beat. Intervals (90 %) are of bootstrap samples of the subnets. Accuracies are of
-validation images; the test part is not looked at.
+on around the best under the budget), over all and within the band; the same for the promise by which a build chooses
+its finalists, which is made of the latter and of MACs; and beside it the ceiling: tau between the two seeds, which is
+what no ranking can beat. Intervals (90 %) are of bootstrap samples of the subnets. Accuracies are of validation images;
+the test part is not looked at.
 
 What is finished lies in --work: started again, the tool goes on from there.
 """
@@ -37,8 +38,10 @@ from edgenas.pipeline.measuring import check_feasibility, profile_space
 from edgenas.pipeline.request import EFFORTS, BuildRequest, epochs_for
 from edgenas.pipeline.training import Supernet, focus, train
 from edgenas.progress import Progress
+from edgenas.search.evaluations import Candidate
 from edgenas.search.explore import feasible
-from edgenas.spaces.space import Subnet
+from edgenas.search.promising import promise
+from edgenas.spaces.space import SearchSpace, Subnet
 from edgenas.store import write_text
 from edgenas.supernet.evaluate import score
 
@@ -185,7 +188,14 @@ def trained_rows(grounds: Grounds, subnets: Sequence[tuple[Subnet, float]], epoc
                 click.echo(f"seed {seed}, {i + 1} of {len(subnets)}: {row['alone'][-1]:.4f}", err=True)
     shared = {"supernet": grounds.supernet.load(), "focused": judge}
     scores = {subnet.genome: {name: each.score(subnet) for name, each in shared.items()} for subnet, _ in subnets}
-    return [row | scores[tuple(row["genome"])] for row in rows]
+    rows = [row | scores[tuple(row["genome"])] for row in rows]
+    return with_promise(build.space, rows)
+
+
+def with_promise(space: SearchSpace, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By the accuracies of the focused supernet."""
+    asked = [Candidate(space.subnet(tuple(row["genome"])), row["focused"], row["predicted_ms"]) for row in rows]
+    return [row | {"promise": float(worth)} for row, worth in zip(rows, promise(space, asked), strict=True)]
 
 
 def validation_score(build: Build, module: NetworkModule) -> float:
@@ -206,6 +216,7 @@ def taus(rows: Sequence[dict[str, Any]], band: float | None) -> dict[str, Any]:
     pairs = {
         "supernet": (np.array([row["supernet"] for row in rows]), truth),
         "focused": (np.array([row["focused"] for row in rows]), truth),
+        "promise": (np.array([row["promise"] for row in rows]), truth),
         "latency": (np.array([row["predicted_ms"] for row in rows]), truth),
         "ceiling": (alone[:, 0], alone[:, 1]),
     }
@@ -224,7 +235,7 @@ def text(found: dict[str, Any]) -> str:
     def line(name: str, part: dict[str, Any]) -> str:
         cells = (
             f"{key} {part[key]['tau']:.2f} ({part[key]['low']:.2f} to {part[key]['high']:.2f})"
-            for key in ("supernet", "focused", "latency", "ceiling")
+            for key in ("supernet", "focused", "promise", "latency", "ceiling")
         )
         return f"{name:12} n {part['n']:3}  " + "  ".join(cells)
 
