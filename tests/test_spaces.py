@@ -151,6 +151,9 @@ TINY: dict[str, SearchSpace] = {
         activations=("relu", "hard_swish"),
         squeeze_excite=(False, True),
     ),
+    "mobile, double stems": tiny(
+        stages=(Stage(("plain", "mbconv", "separable"), (1,), (3,), (1, 2), (4, 8)),), double_stem_widths=(4, 16)
+    ),
     "catalog": catalog.for_data(32, 3, 10),
     "cell": tiny_cells(("none", "skip_connect", "nor_conv_3x3", "avg_pool_3x3"), nodes=3),
     "cell, four nodes": tiny_cells(("skip_connect", "none", "nor_conv_1x1"), stem_halvings=(0,), widths=((16,),)),
@@ -409,6 +412,17 @@ class TestMobile:
                 assert macs(_with(space, space.largest(), gene, option)) <= macs(space.network(space.largest()))
                 assert macs(_with(space, smallest, gene, option)) >= macs(space.network(smallest))
 
+    def test_a_double_stem_is_two_convolutions_of_which_the_first_may_stride(self) -> None:
+        space = tiny(double_stem_widths=(16,), downsampling=((2, 1),))
+        assert space.stems == ((4,), (8,), (16, 16))
+        layers = {node.name: node.shape for node in space.network(_stem_of(space, 2)).nodes if node.op == "Conv"}
+        assert layers["stem/conv"] == layers["stem/conv2"] == (1, 16, 4, 4)
+        assert "stem/conv2" not in _layers(space, _stem_of(space, 1))
+        assert space.describe(_stem_of(space, 2))[1] == "stem: 2 x conv 3x3, 16 channels, stride 2"
+
+    def test_images_under_64_px_may_have_a_double_stem(self) -> None:
+        assert [for_data(side, 3, 5).double_stem_widths for side in (28, 63, 64)] == [(16,), (16,), ()]
+
     def test_smallest_has_one_for_each_block_type(self) -> None:
         space = for_data(28, 1, 10)
         kinds = [
@@ -462,6 +476,10 @@ class TestMobile:
             "stage 3: 3 x fused, kernel 3, expand 2, 64 channels, stride 1",
             "head: flatten, 3 classes",
         )
+
+
+def _stem_of(space: MobileSpace, stem: int) -> Subnet:
+    return space.subnet((0, stem, *space.sample(np.random.default_rng(0)).genome[2:]))
 
 
 def _with(space: SearchSpace, subnet: Subnet, gene: int, option: int) -> Network:

@@ -1,11 +1,12 @@
 """The `mobile` space: per stage plain, residual, fused MBConv, MBConv or separable blocks, and the device's table decides which.
 
-A subnet chooses the input resolution, the stem's width, where to down-sample, per stage the block type, depth, kernel size, expand
-ratio and width, and a pooled or a flatten head; where the device does them well also the activation and squeeze-excite. On a CPU with
+A subnet chooses the input resolution, the stem's width (and, of small images, whether it is one convolution or two), where to
+down-sample, per stage the block type, depth, kernel size, expand ratio and width, and a pooled or a flatten head; where the device does
+them well also the activation and squeeze-excite. On a CPU with
 fast INT8 3x3 convolutions the plain types win; on others the depthwise ones do. Blocks: ResNet (He et al. 2016), MobileNet (Howard et
 al. 2017), MobileNetV2 (Sandler et al. 2018), MobileNetV3 (Howard et al. 2019), EfficientNetV2 (Tan & Le 2021).
 
-Genome: [resolution, stem width, down-sampling, (type, depth, kernel, expand, width, activation, squeeze-excite) per stage, head], the
+Genome: [resolution, stem, down-sampling, (type, depth, kernel, expand, width, activation, squeeze-excite) per stage, head], the
 activation and squeeze-excite only where there are several options.
 """
 
@@ -30,8 +31,13 @@ from edgenas.spaces.space import Genome, Subnet, mutated, random_genome
 
 OWN_GENES = 5  # of a stage; those of the space's activations and squeeze-excite come after them
 HEADS = ("pool", "flatten")
-LATER = ("activations", "squeeze_excite")  # settings that were added to those of the first version
+LATER = (
+    "activations",
+    "squeeze_excite",
+    "double_stem_widths",
+)  # settings that were added to those of the first version
 UNIFORM_SHARE = 0.5  # of the samples
+STEM_LAYERS = ("", "2")
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,13 @@ class MobileSpace:
     heads: tuple[str, ...] = HEADS
     activations: tuple[str, ...] = ("relu",)  # of the blocks; the stem's is ReLU
     squeeze_excite: tuple[bool, ...] = (False,)  # in MBConv blocks
+    double_stem_widths: tuple[int, ...] = ()  # of stems of two convolutions; the second strides never
 
     def __post_init__(self) -> None:
         for name, options in [(f.name, getattr(s, f.name)) for s in self.stages for f in fields(s)] + [
-            (f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("channels", "classes")
+            (f.name, getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("channels", "classes", "double_stem_widths")
         ]:
             if not options:
                 raise InputError(f"the mobile space has no options for {name}", "Give each choice at least one option.")
@@ -81,6 +90,11 @@ class MobileSpace:
                 del settings[field.name]
         return hashlib.sha256(json.dumps(["mobile", settings]).encode()).hexdigest()[:12]
 
+    @cached_property
+    def stems(self) -> tuple[tuple[int, ...], ...]:
+        """Output channels of the convolutions of each."""
+        return (*((width,) for width in self.stem_widths), *((width, width) for width in self.double_stem_widths))
+
     def radix(self) -> tuple[int, ...]:
         return self._radix
 
@@ -89,7 +103,7 @@ class MobileSpace:
         per_stage = [len(options) for stage in self.stages for options in self._ranges(stage)]
         return (
             len(self.resolutions_px),
-            len(self.stem_widths),
+            len(self.stems),
             len(self.downsampling),
             *per_stage,
             len(self.heads),
@@ -157,7 +171,7 @@ class MobileSpace:
     def largest(self) -> Subnet:
         """The most of everything with the latest down-sampling, and a pooled head. From the first stage on each has the block type that
         makes the most MACs of what is chosen so far: another combination may have a tenth more."""
-        genes = [count - 1 for count in self.radix()]
+        genes = self._top()
         genes[2] = self._downsampling_by_area()[-1]
         for i, stage in enumerate(self.stages):
             self._choose(genes, i, self.activations[-1], True)
@@ -166,14 +180,16 @@ class MobileSpace:
                 choice[self._stage_span(i)[0]] = t
             genes = max(choices, key=lambda choice: macs(self.network(self.subnet(tuple(choice)))))
         genes[-1] = 0
-        return self.subnet(tuple(genes))
+        subnets = [self.subnet((genes[0], stem, *genes[2:])) for stem in range(len(self.stems))]
+        return max(subnets, key=lambda subnet: macs(self.network(subnet)))
 
     def network(self, subnet: Subnet) -> Network:
         px = self.resolutions_px[subnet.genome[0]]
         strides = self.downsampling[subnet.genome[2]]
         b = Builder((1, self.channels, px, px))
-        x = b.conv("stem/conv", INPUT, self.stem_widths[subnet.genome[1]], 3, strides[0])
-        x = b.activation("stem/relu", x)
+        x = INPUT
+        for name, width, stride in zip(STEM_LAYERS, self.stems[subnet.genome[1]], (strides[0], 1), strict=False):
+            x = b.activation(f"stem/relu{name}", b.conv(f"stem/conv{name}", x, width, 3, stride))
         for i in range(len(self.stages)):
             kind, depth, kernel, expand, width = self._stage_values(subnet, i)
             activation, excite = self._gates(subnet, i)
@@ -191,7 +207,9 @@ class MobileSpace:
         strides = self.downsampling[subnet.genome[2]]
         px = self.resolutions_px[subnet.genome[0]]
         lines = [f"input: {self.channels} x {px} x {px}"]
-        lines.append(f"stem: conv 3x3, {self.stem_widths[subnet.genome[1]]} channels, stride {strides[0]}")
+        stem = self.stems[subnet.genome[1]]
+        count = f"{len(stem)} x " if len(stem) > 1 else ""
+        lines.append(f"stem: {count}conv 3x3, {stem[0]} channels, stride {strides[0]}")
         for i in range(len(self.stages)):
             kind, depth, kernel, expand, width = self._stage_values(subnet, i)
             used = [f"kernel {block_kernel(kind, kernel)}"]
@@ -208,7 +226,7 @@ class MobileSpace:
     def layer_shapes(self) -> dict[str, Shape]:
         """Found by building, per stage and type, the widest subnets: every shape is monotone in width, kernel and expand ratio."""
         shapes: dict[str, Shape] = {}
-        top = [count - 1 for count in self.radix()]
+        top = self._top()
         kinds = max(len(stage.types) for stage in self.stages)
         for pattern, t, head in itertools.product(range(len(self.downsampling)), range(kinds), range(len(self.heads))):
             genes = [*top[:2], pattern, *top[3:-1], head]
@@ -226,7 +244,7 @@ class MobileSpace:
 
     def _narrow_shapes(self) -> list[tuple[str, Shape]]:
         found = []
-        top = [count - 1 for count in self.radix()]
+        top = self._top()
         for i, stage in enumerate(self.stages):
             options = [range(len(o)) for o in (stage.types, stage.expands, stage.widths)]
             for (t, expand, width), before in itertools.product(itertools.product(*options), self._widths_before(i)):
@@ -242,7 +260,7 @@ class MobileSpace:
         """All that may be the channels that stage i gets, as (gene, option) pairs, those of one block type for each width that types
         make of an option."""
         if i == 0:
-            return [((1, option),) for option in range(len(self.stem_widths))]
+            return [((1, option),) for option in range(len(self.stems))]
         (at, _), stage = self._stage_span(i - 1), self.stages[i - 1]
         found: dict[int, tuple[tuple[int, int], ...]] = {}
         for t, kind in enumerate(stage.types):
@@ -270,6 +288,12 @@ class MobileSpace:
     def segment_members(self, network: Network) -> tuple[tuple[str, ...], ...]:
         prefixes = ["stem/", *(f"stage{i}/" for i in range(len(self.stages))), "head/"]
         return tuple(tuple(n.name for n in network.nodes if n.name.startswith(p)) for p in prefixes)
+
+    def _top(self) -> list[int]:
+        """The last option of every gene, and the widest stem of one convolution."""
+        genes = [count - 1 for count in self.radix()]
+        genes[1] = len(self.stem_widths) - 1
+        return genes
 
     def _groups(self) -> list[tuple[int, int]]:
         stages = [self._stage_span(i) for i in range(len(self.stages))]
@@ -338,6 +362,7 @@ class MobileSpace:
 def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANYTHING) -> MobileSpace:
     """The space that suits images of this side: three stages under 64 px, four from there on.
 
+    Below 64 px the stem may be two convolutions, of which the second is at a high resolution but narrow.
     Where there is room (three quarters of the side is still 24 px) a smaller input resolution is a choice as well. Kernels of 7 px
     (from 64 px on), HardSwish and squeeze-excite are choices where the devices do them well, and widths are in their multiples.
     """
@@ -368,6 +393,9 @@ def for_data(resolution_px: int, channels: int, classes: int, offer: Offer = ANY
         tuple(replace(stage, kernels=kernels, widths=offer.widths(stage.widths)) for stage in stages),
         activations=("relu", "hard_swish") if "hard_swish" in offer.activations else ("relu",),
         squeeze_excite=(False, True) if offer.squeeze_excite else (False,),
+        # tried by hand on Fashion-MNIST (INT8, validation, one training each): 93.1 % in 0.068 ms with two convolutions of 16 channels
+        # before the first stride, 92.8 in 0.059 and 0.065 with one; the catalog's plain network took 0.088 ms for 93.3
+        double_stem_widths=offer.widths((16,)) if resolution_px < 64 else (),
     )
 
 

@@ -31,8 +31,13 @@ HEADER = """\
 # The choices of this search space. Edit them and give the file back: edgenas build --space space.yaml
 # What is left out at the top level is as edgenas makes it for the data. Numbers rise; every list has at least one entry.
 """
-OF_A_SPACE = {"mobile": "# Separable blocks have twice as many channels as `widths` says.\n"}
-WIDTHS = ("widths", "stem_widths")
+OF_A_SPACE = {
+    "mobile": """\
+# Separable blocks have twice as many channels as `widths` says. `double_stem_widths`, which may be empty: stems of two convolutions.
+"""
+}
+WIDTHS = ("widths", "stem_widths", "double_stem_widths")
+OPTIONAL = ("double_stem_widths",)  # may be an empty list
 RISING = ("resolutions_px", "stem_halvings", "depths", "kernels", "expands", "repeats", *WIDTHS)
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -67,6 +72,7 @@ class Mobile(_Settings):
     heads: Names
     activations: Names
     squeeze_excite: Annotated[tuple[bool, ...], Field(min_length=1)]
+    double_stem_widths: tuple[Count, ...]
 
     def space(self, channels: int, classes: int) -> SearchSpace:
         stages = tuple(mobile.Stage(**stage.values()) for stage in self.stages)
@@ -199,6 +205,8 @@ def _refuse_options(file: YamlFile, name: str, given: dict[str, Any]) -> None:
         "heads": mobile.HEADS,
     }
     for loc, key, options in _lists(given):
+        if not options and key in OPTIONAL:
+            continue
         if not options:
             raise file.refusal(loc, "the choice has no options", "Give it at least one.")
         of_stages = isinstance(options[0], list | dict) and key != "downsampling"
