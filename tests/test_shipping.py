@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
+import torch
+
 from edgenas.artifacts.kernel import Precision
-from edgenas.pipeline.shipping import Variant, choose
+from edgenas.errors import GateError
+from edgenas.nets.module import NetworkModule
+from edgenas.network.builder import INPUT, Builder
+from edgenas.pipeline.shipping import MAX_PARITY_ERROR, Variant, choose, parity_error
 
 BUDGET_MS = 1.0
 
@@ -46,3 +53,40 @@ def test_what_has_surely_lost_more_is_not_shipped_for_the_budget() -> None:
 
 def test_nothing_is_excused_where_the_budget_is_missed_anyway() -> None:
     assert shipped(variant("fp32", 0.90, 1.4), variant("int8", 0.88, 1.2, error=0.02))[0] == "fp32"
+
+
+def one_convolution() -> NetworkModule:
+    torch.manual_seed(0)
+    b = Builder((1, 1, 8, 8))
+    x = b.flatten("flatten", b.global_average_pool("pool", b.conv("conv", INPUT, 4, 1, 1)))
+    return NetworkModule(b.finish(b.linear("head", x, 3))).eval()
+
+
+def logits(module: NetworkModule, images: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return module(images).numpy()  # type: ignore[no-any-return]
+
+
+def test_logits_of_another_network_are_not_shipped() -> None:
+    module, images = one_convolution(), torch.rand(5, 1, 8, 8)
+    right = logits(module, images)
+    assert parity_error(module, images, right) == 0
+    with pytest.raises(GateError, match=r"differ from torch's by up to 0\.0[12]"):
+        parity_error(module, images, right + 0.015)
+
+
+def test_what_float32_itself_loses_is_no_fault_of_the_export() -> None:
+    """A channel that is all but constant, normalised: most of what is left of it is rounding."""
+    module = one_convolution()
+    images = 1 + 1e-6 * torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        layer = module.layers["conv"]
+        layer.mean.copy_(layer.weight.sum(dim=(1, 2, 3)))
+        layer.var.zero_()
+        layer.gamma.fill_(1e5)
+        found = module.double()(images.double()).float().numpy()
+        module.float()
+    error = parity_error(module, images, found)
+    assert error > MAX_PARITY_ERROR * max(1.0, float(np.abs(logits(module, images)).max()))
+    with pytest.raises(GateError):
+        parity_error(module, images, found + 20 * error)
