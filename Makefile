@@ -1,5 +1,5 @@
 # Each target first makes the environment $(VENV) when it is missing or older than pyproject.toml or constraints.txt.
-#   make demo    builds a model for this machine from the bundled data into build/demo (9 minutes on two cores with bfloat16, longer on others)
+#   make demo    builds a model for this machine from the bundled data into build/demo (8 minutes on two cores with bfloat16, longer on others)
 #   make test    all tests but those marked `system`;  make test PYTEST_ARGS='-k device -x'
 #   make check   the linters and the tests;  make lint   the linters alone
 #   make clean   removes what was built; the environment stays
