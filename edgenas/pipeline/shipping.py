@@ -257,7 +257,7 @@ def _timed(build: Build, exported: Sequence[_Exported]) -> dict[str, Measurement
 
 
 def _parity(build: Build, module: NetworkModule, model: onnx.ModelProto) -> float:
-    """Of the validation images."""
+    """parity_error on 64 validation images."""
     images = evaluation_images(build.dataset, build.dataset.validation, module.network.input_shape[2])[:64]
     return parity_error(module, images, build.machine.judge.infer(model, images.contiguous().numpy()))
 

@@ -205,9 +205,9 @@ def _refuse_options(file: YamlFile, name: str, given: dict[str, Any]) -> None:
         "heads": mobile.HEADS,
     }
     for loc, key, options in _lists(given):
-        if not options and key in OPTIONAL:
-            continue
         if not options:
+            if key in OPTIONAL:
+                continue
             raise file.refusal(loc, "the choice has no options", "Give it at least one.")
         of_stages = isinstance(options[0], list | dict) and key != "downsampling"
         is_strides = key == "downsampling" and isinstance(loc[-1], int)

@@ -201,7 +201,7 @@ def stage_ends(space: SearchSpace, network: Network) -> list[str]:
 
     The stem is nearly the same layer in all subnets. Pulled towards itself as the largest subnet runs it, at another resolution and on
     other batches, most of its channels died: 9 to 12 of the first 16 after two epochs of Fashion-MNIST (three seeds), 3 or 4 after
-    six of the sample, and without that pull none.
+    six of the sample, and there none without that pull (one seed).
     """
     ends: list[str] = []
     for names in space.segment_members(network)[:-1]:
