@@ -139,7 +139,7 @@ def test_the_page_shows_every_evaluation_and_its_architecture(front: dict[str, A
     seen = {row["id"] for row in evaluations(request_.out)}
     assert shown <= seen
     assert len(shown) == len(seen) - (int(outside[1]) if outside else 0)
-    assert all("\nstem: conv 3x3" in tip and "\nhead: " in tip for tip in tips)
+    assert all(re.search(r"\nstem: (2 x )?conv 3x3", tip) and "\nhead: " in tip for tip in tips)
     assert wide.count('class="chosen ') == 1
     assert front["chosen"] in shown
     assert "<script" not in page

@@ -121,6 +121,13 @@ class TestConformance:
         assert len(result.evaluated) > RULE.evaluations // 2
 
     @all_strategies
+    def test_it_goes_on_from_a_start_that_fills_the_population(self, name: str) -> None:
+        landscape = Landscape(SPACES["cell"], 0)
+        start = Fresh(landscape.problem(), np.random.default_rng(0)).draw(RULE.population)
+        result = run(landscape, landscape.problem(start=tuple(start)), name)
+        assert len(result.evaluated) > len(start) == RULE.population
+
+    @all_strategies
     def test_few_evaluations_are_enough_for_an_answer(self, name: str) -> None:
         landscape = Landscape(SPACES["cell"], 0)
         for evaluations in (1, 2, 5):
@@ -236,7 +243,7 @@ class Scripted:
 
 class TestFresh:
     @settings(max_examples=30, deadline=None)
-    @given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.floats(0.05, 1), st.integers(0, 50))
+    @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.floats(0.05, 1), st.integers(0, 50))
     def test_a_small_space_is_drawn_from_until_it_is_empty(self, counts: list[int], share: float, seed: int) -> None:
         landscape = Landscape(SMALL_CELL, 1)
         problem = landscape.problem(share=share)

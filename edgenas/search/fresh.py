@@ -53,12 +53,10 @@ class Fresh:
         if self._drawing is None:
             self._drawing = self._walk() if prod(self.problem.space.radix()) <= ENUMERABLE else self._samples()
         found: list[Subnet] = []
-        for subnet in self._drawing:
+        while len(found) < count and (subnet := next(self._drawing, None)) is not None:
             if subnet not in self.given:
                 self.given.add(subnet)
                 found.append(subnet)
-                if len(found) == count:
-                    break
         return found
 
     def _walk(self) -> Iterator[Subnet]:

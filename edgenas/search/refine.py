@@ -13,7 +13,7 @@ import numpy as np
 from edgenas.search.explore import USEFUL_SHARE, LatencyFunction, feasible
 from edgenas.spaces.space import SearchSpace, Subnet
 
-RANDOM_SHARE = 1 / 2  # of the newcomers: whatever the supernet overlooked, mutations alone may not come back to
+RANDOM_SHARE = 1 / 4  # of the newcomers: what the supernet overlooked. Most of them come last
 PARENTS = 6
 TOGETHER = 4  # children are trained in rounds of so many: the next ones know of these
 MARGIN = 0.97  # of the budget: they are predicted, not measured
