@@ -79,9 +79,8 @@ class MobileSpace:
     @cached_property
     def id(self) -> str:
         settings = asdict(self)
-        for field in fields(
-            self
-        ):  # what came later and isn't used leaves the id of what was measured and trained before
+        # what came later and isn't used leaves the id of what was measured and trained before
+        for field in fields(self):
             if field.name in LATER and settings[field.name] == field.default:
                 del settings[field.name]
         return hashlib.sha256(json.dumps(["mobile", settings]).encode()).hexdigest()[:12]
