@@ -1,24 +1,25 @@
 """Searching on with short trainings. What shared weights think of a network says little where the supernet was trained for few steps,
-and compares blocks of different kinds unfairly. So random subnets and the children of the best join the finalists, and all are trained
-alike, a little, on their own: regularised evolution (Real et al., AAAI 2019) without the ageing, which a few dozen don't need.
+and compares blocks of different kinds unfairly. So newcomers join the finalists, and all are trained alike, a little, on their own:
+some random subnets, then those that a Gaussian process on all that was trained is the most hopeful about (the strategy `guided`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgenas.search.explore import USEFUL_SHARE, LatencyFunction, feasible
+from edgenas.search.evaluations import Candidate
+from edgenas.search.explore import LatencyFunction, feasible
+from edgenas.search.narrow import everything
+from edgenas.search.strategies.guided import Guided
+from edgenas.search.strategy import Problem, SearchRule
 from edgenas.spaces.space import SearchSpace, Subnet
 
 RANDOM_SHARE = 1 / 4  # of the newcomers: what the supernet overlooked. Most of them come last
-PARENTS = 6
-TOGETHER = 4  # children are trained in rounds of so many: the next ones know of these
+TOGETHER = 4  # the others are trained in rounds of so many: the next ones are chosen knowing of these
 MARGIN = 0.97  # of the budget: they are predicted, not measured
-MUTATION_RATE = 0.15
-ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -42,39 +43,22 @@ def refined(
 ) -> list[Subnet]:
     """`start` and up to `newcomers` more that are predicted to meet the budget, the best by `train` first, which returns the scores of
     subnets (higher is better)."""
-    rng = np.random.default_rng([seed, newcomers])
-    scores = dict(zip(start, train(start), strict=True))
-    drawn = feasible(space, room.latency, MARGIN * room.budget_ms, round(RANDOM_SHARE * newcomers), rng)
-    entered = [subnet for subnet, _ in drawn if subnet not in scores]
-    left = newcomers
-    while entered:
-        scores |= zip(entered, train(entered), strict=True)
+    budget_ms = MARGIN * room.budget_ms
+
+    def trained(subnets: Sequence[Subnet]) -> list[Candidate]:
+        ms = room.latency(np.array([subnet.genome for subnet in subnets]))
+        return [Candidate(*each, 1) for each in zip(subnets, train(subnets), ms.tolist(), strict=True)]
+
+    found = trained(start)
+    drawn = feasible(space, room.latency, budget_ms, round(RANDOM_SHARE * newcomers), np.random.default_rng(seed))
+    strangers = [subnet for subnet, _ in drawn if subnet not in start]
+    found += trained(strangers) if strangers else []
+    guide = Guided(Problem(space, room.latency, budget_ms, (), everything(space), SearchRule(), seed))
+    guide.begin_after(found)
+    left = newcomers - len(strangers)
+    while entered := guide.ask().subnets[: min(left, TOGETHER)]:
+        latest = trained(entered)
+        guide.tell(latest)
+        found += latest
         left -= len(entered)
-        parents = sorted(scores, key=lambda subnet: -scores[subnet])[:PARENTS]
-        entered = _children(space, parents, room, min(left, TOGETHER), scores, rng)
-    return sorted(scores, key=lambda subnet: -scores[subnet])
-
-
-def _children(
-    space: SearchSpace,
-    parents: Sequence[Subnet],
-    room: Room,
-    count: int,
-    known: Collection[Subnet],
-    rng: np.random.Generator,
-) -> list[Subnet]:
-    """Up to `count` new ones, if possible in the useful part of the budget: where another budget is the tighter one, nothing may be."""
-    useful: dict[Subnet, None] = {}
-    others: dict[Subnet, None] = {}
-    for _ in range(ATTEMPTS if count > 0 else 0):
-        pairs = rng.integers(len(parents), size=(4 * count, 2))
-        drawn = [
-            space.mutate(space.crossover(parents[a], parents[b], rng), rng, MUTATION_RATE) for a, b in pairs.tolist()
-        ]
-        shares = room.latency(np.array([child.genome for child in drawn])) / room.budget_ms
-        for child, share in zip(drawn, shares, strict=True):
-            if share <= MARGIN and child not in known:
-                (useful if share >= USEFUL_SHARE else others)[child] = None
-        if len(useful) >= count:
-            break
-    return [*useful, *others][:count]
+    return [candidate.subnet for candidate in sorted(found, key=lambda candidate: -candidate.score)]

@@ -31,10 +31,12 @@ NEW = 64  # random ones that come into it before a batch, beside offspring of th
 
 
 def strategy(problem: Problem) -> Strategy:
-    return _Guided(problem)
+    return Guided(problem)
 
 
-class _Guided:
+class Guided:
+    """Of each batch the last FOR_THE_FRONT are for the front."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.rng = np.random.default_rng(problem.seed)
@@ -59,6 +61,20 @@ class _Guided:
     def tell(self, candidates: Sequence[Candidate]) -> None:
         self.found |= {candidate.subnet: candidate for candidate in candidates}
 
+    def begin_after(self, evaluated: Sequence[Candidate]) -> None:
+        """Instead of a first batch of its own: these are known, whatever their latency."""
+        self.fresh.given.update(candidate.subnet for candidate in evaluated)
+        self._draw([candidate.subnet for candidate in evaluated])
+        self.tell(evaluated)
+
+    def _draw(self, before: list[Subnet]) -> list[Subnet]:
+        """Those that come into the pool after `before`."""
+        count = WHOLE if prod(self.problem.space.radix()) <= ENUMERABLE else POOL
+        drawn = self.fresh.draw(count)
+        self.is_whole = len(drawn) < count
+        self._renew([*before, *drawn])
+        return drawn
+
     def _renew(self, pool: list[Subnet]) -> None:
         self.pool, self.table = pool, None
         self.ms = self.problem.latency(np.array([subnet.genome for subnet in pool])) if pool else np.empty(0)
@@ -71,11 +87,8 @@ class _Guided:
     def _begin(self) -> list[Subnet]:
         """Diverse ones of the promising or, where nothing is said to be, of the large; and strangers to them."""
         space = self.problem.space
-        count = WHOLE if prod(space.radix()) <= ENUMERABLE else POOL
         promising = self.fresh.take(self.problem.start)
-        drawn = self.fresh.draw(count)
-        self.is_whole = len(drawn) < count
-        self._renew([*promising, *drawn])
+        drawn = self._draw(promising)
         if not self.pool:
             return []
         among = np.arange(len(promising))
