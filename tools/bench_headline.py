@@ -32,7 +32,7 @@ import click
 import onnx
 from alone import Alone
 from front_judging import compared, text
-from headline_effort import baseline_recipe, with_epochs, with_finalists, with_newcomers
+from headline_effort import baseline_recipe, with_epochs, with_finalists, with_learning_rate, with_newcomers
 from headline_screening import RATES, Screening
 from headline_timing import timed_together
 
@@ -80,6 +80,7 @@ LOOK_AGAIN_S = 10.0
 @click.option(
     "--newcomers", type=click.IntRange(2), help="That join the finalists; all are first trained for two fifths as long."
 )
+@click.option("--learning-rate", type=float, help="Of winners' trainings from new weights. Default: the effort's.")
 @click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
 @click.option("--minutes", type=float, help="Start nothing new after so long.")
 @click.option("--judge/--no-judge", default=True, help="Whether all that is finished is timed and compared in the end.")
@@ -95,13 +96,14 @@ def main(
     epochs: int | None,
     finalists: int | None,
     newcomers: int | None,
+    learning_rate: float | None,
     supernet_epochs: int | None,
     minutes: float | None,
     judge: bool,
     as_json: bool,
 ) -> None:
     chosen = with_finalists(with_epochs(EFFORTS[effort], epochs, supernet_epochs), finalists)
-    chosen = with_newcomers(chosen, newcomers)
+    chosen = with_learning_rate(with_newcomers(chosen, newcomers), learning_rate)
     headline = Headline(work, data, space, tuple(sorted(budgets_ms)), chosen, effort, screening_seed, deadline(minutes))
     seeds = tuple(sorted(set(seeds), key=lambda seed: (seed != screening_seed, seed)))
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgenas.nets.recipe import Recipe
-from edgenas.pipeline.request import Effort
+from edgenas.pipeline.request import Effort, Rung
 
 NEWCOMERS_SHARE = 0.4  # of the last training's epochs
 
@@ -52,6 +52,17 @@ def with_newcomers(effort: Effort, newcomers: int | None) -> Effort:
         first, recipe=replace(last.recipe, epochs=max(1, round(NEWCOMERS_SHARE * last.recipe.epochs))), fresh=True
     )
     return replace(effort, newcomers=newcomers, fine_tune=(short, *(others or [last])))
+
+
+def with_learning_rate(effort: Effort, rate: float | None) -> Effort:
+    """Of the trainings from new weights, all but the one after pruning."""
+    if rate is None:
+        return effort
+
+    def at_rate(rung: Rung) -> Rung:
+        return replace(rung, recipe=replace(rung.recipe, learning_rate=rate)) if rung.fresh else rung
+
+    return replace(effort, fine_tune=tuple(map(at_rate, effort.fine_tune)))
 
 
 def baseline_recipe(effort: Effort) -> Recipe:
