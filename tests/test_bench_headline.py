@@ -199,6 +199,14 @@ def test_newcomers_are_first_trained_from_new_weights_for_two_fifths_as_long(hea
     assert headline.baseline_recipe(quick).epochs == last.epochs + quick.after_pruning.epochs
 
 
+def test_a_learning_rate_is_that_of_trainings_from_new_weights(headline: ModuleType) -> None:
+    quick = headline.EFFORTS["quick"]
+    assert headline.with_learning_rate(quick, None) == quick
+    short, second, last = headline.with_learning_rate(headline.with_newcomers(quick, 20), 0.2).fine_tune
+    assert (short.recipe.learning_rate, last.recipe.learning_rate) == (0.2, 0.2)
+    assert second == quick.fine_tune[1], "it goes on from trained weights"
+
+
 def test_the_promise_is_of_the_focused_accuracy_and_macs(rank: ModuleType) -> None:
     space = for_data(28, 1, 10)
     subnets = [space.smallest()[0], space.sample(np.random.default_rng(0)), space.largest()]

@@ -228,6 +228,23 @@ def test_a_start_is_where_it_begins() -> None:
     assert len(set(begin[: guided.DIVERSE]) & set(inside)) == guided.DIVERSE
 
 
+def test_it_goes_on_after_what_is_known_already() -> None:
+    """What of that is over the budget is learnt from, and not asked for."""
+    landscape = Landscape(SPACES["mobile"], 0)
+    problem, rng = landscape.problem(), np.random.default_rng(3)
+    known = list(dict.fromkeys(landscape.space.sample(rng) for _ in range(40)))
+    ms = landscape.latency(np.array([subnet.genome for subnet in known]))
+    assert (ms > problem.budget_ms).any()
+    strategy = guided.Guided(problem)
+    strategy.begin_after([Candidate(s, landscape.score(s), float(m)) for s, m in zip(known, ms, strict=True)])
+    batch = strategy.ask().subnets
+    assert len(batch) == guided.BATCH
+    assert not set(batch) & set(known)
+    assert (landscape.latency(np.array([subnet.genome for subnet in batch])) <= problem.budget_ms).all()
+    within = [landscape.score(subnet) for subnet in Fresh(problem, rng).draw(200)]
+    assert np.mean([landscape.score(subnet) for subnet in batch]) > np.quantile(within, 0.75)
+
+
 def test_a_large_space_stays_within_its_pool() -> None:
     landscape = Landscape(SPACES["tree"], 0)
     strategy: Any = open_strategy("guided", landscape.problem(SearchRule(evaluations=1000)))

@@ -79,8 +79,8 @@ class Rung:
 @dataclass(frozen=True)
 class Effort:
     """Everything that `--effort` decides; `rounds` is how often a build may search again after measuring, `shrinking` whether the
-    supernet's training starts with its larger subnets. `newcomers`: random subnets and children of the best that join the finalists in
-    the first rung of `fine_tune`."""
+    supernet's training starts with its larger subnets. `newcomers`: subnets that join the finalists in the first rung of
+    `fine_tune`, chosen by what its trainings came to."""
 
     plan: ProfilePlan
     supernet: Recipe
