@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgenas.network.builder import INPUT, Builder
 from edgenas.network.graph import Network
 from edgenas.network.readings import (
     READINGS,
+    ZERO,
     Reading,
     as_written,
     depends_on_input,
@@ -58,9 +59,19 @@ def test_reading_twice_is_reading_once(network: Network, reading: Reading) -> No
     assert read(once, reading) == once
 
 
+def sum_of_zeros() -> Network:
+    """The sum is a constant to `live`; to `reachable` it is the convolution, which it can't know to be zero."""
+    b = Builder((1, 4, 8, 8))
+    zero = b.zero("zero", INPUT)
+    return b.finish(b.add("sum", zero, b.conv("conv", zero, 4, 3)))
+
+
 @given(network=EVERY)
+@example(network=sum_of_zeros())
 def test_each_reading_is_within_the_one_before(network: Network) -> None:
-    assert names(live(network)) <= names(reachable(network)) <= names(as_written(network))
+    """Of what runs: a constant may stand for another node of the reading before."""
+    runs, might_run, written = ({n.name for n in read(network, r).nodes if n.op != ZERO} for r in READINGS)
+    assert runs <= might_run <= written
 
 
 @given(network=EVERY)
