@@ -80,7 +80,11 @@ LOOK_AGAIN_S = 10.0
 @click.option(
     "--newcomers", type=click.IntRange(2), help="That join the finalists; all are first trained for two fifths as long."
 )
-@click.option("--learning-rate", type=float, help="Of winners' trainings from new weights. Default: the effort's.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of winners' trainings from new weights. Default: the effort's.",
+)
 @click.option("--supernet-epochs", type=click.IntRange(1), help="Of the supernet, before and after it is focused.")
 @click.option("--minutes", type=float, help="Start nothing new after so long.")
 @click.option("--judge/--no-judge", default=True, help="Whether all that is finished is timed and compared in the end.")

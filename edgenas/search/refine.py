@@ -13,12 +13,12 @@ import numpy as np
 from edgenas.search.evaluations import Candidate
 from edgenas.search.explore import LatencyFunction, feasible
 from edgenas.search.narrow import everything
-from edgenas.search.strategies.guided import Guided
+from edgenas.search.strategies.guided import BATCH, FOR_THE_FRONT, Guided
 from edgenas.search.strategy import Problem, SearchRule
 from edgenas.spaces.space import SearchSpace, Subnet
 
 RANDOM_SHARE = 1 / 4  # of the newcomers: what the supernet overlooked. Most of them come last
-TOGETHER = 4  # the others are trained in rounds of so many: the next ones are chosen knowing of these
+TOGETHER = BATCH - FOR_THE_FRONT  # the others are trained in rounds of so many, which are chosen knowing of all before
 MARGIN = 0.97  # of the budget: they are predicted, not measured
 
 
@@ -56,7 +56,7 @@ def refined(
     guide = Guided(Problem(space, room.latency, budget_ms, (), everything(space), SearchRule(), seed))
     guide.begin_after(found)
     left = newcomers - len(strangers)
-    while entered := guide.ask().subnets[: min(left, TOGETHER)]:
+    while left > 0 and (entered := guide.ask().subnets[: min(left, TOGETHER)]):
         latest = trained(entered)
         guide.tell(latest)
         found += latest
