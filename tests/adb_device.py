@@ -11,6 +11,7 @@ QUIT). No authentication, no TLS. Commands really run, under /bin/sh; $TMPDIR na
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import shutil
@@ -168,6 +169,8 @@ class _Connection:
         self._link = link
         self._sending = threading.Lock()
         self._streams: dict[int, _Stream] = {}
+        # none is used twice: what the computer still says of a stream that ended would reach the next
+        self._ids = itertools.count(1)
 
     def serve(self) -> None:
         try:
@@ -180,8 +183,8 @@ class _Connection:
                     self.send(b"CNXN", VERSION, MAX_PAYLOAD, self._device.banner().encode())
                 elif name == b"OPEN":
                     self._open(arg0, payload.rstrip(b"\0").decode())
-                elif arg1 in self._streams:
-                    self._streams[arg1].take(name, payload)
+                elif stream := self._streams.get(arg1):
+                    stream.take(name, payload)
         except (ConnectionLost, OSError, struct.error):
             self.drop()
 
@@ -196,6 +199,7 @@ class _Connection:
 
     def close(self, stream: _Stream) -> None:
         if self._streams.pop(stream.own_id, None) is not None:
+            stream.take(b"CLSE", b"")
             with contextlib.suppress(OSError):
                 self.send(b"CLSE", stream.own_id, stream.other_id)
 
@@ -209,7 +213,7 @@ class _Connection:
 
     def _open(self, other_id: int, destination: str) -> None:
         service = _service(self._device, destination)
-        own_id = max(self._streams, default=0) + 1
+        own_id = next(self._ids)
         if service is None:
             self.send(b"CLSE", 0, other_id)
             return
