@@ -20,7 +20,7 @@ from edgenas.search.fresh import Fresh
 from edgenas.search.improvement import expected_hypervolume_improvement, expected_improvement
 from edgenas.search.network_features import GROUPS, network_features
 from edgenas.search.offspring import CHILDREN
-from edgenas.search.space_features import features_of
+from edgenas.search.space_features import SpaceFeatures, features_of
 from edgenas.search.strategies import guided, open_strategy
 from edgenas.search.strategy import SearchRule
 from edgenas.spaces.cell import NAS_BENCH_201, CellSpace
@@ -83,6 +83,19 @@ class TestNetworkFeatures:
         assert table.values.std(axis=0) == pytest.approx(1)
         assert sorted(np.concatenate(table.groups).tolist()) == list(range(table.values.shape[1]))
         assert table.values.shape[1] > len(GROUPS) - 2
+
+    @pytest.mark.parametrize("name", ["mobile, 28 px, grey", "cell, 28 px, grey", "tree, 28 px, grey"])
+    def test_what_was_looked_at_before_changes_nothing(self, name: str) -> None:
+        """A build that goes on in another process must ask for the same."""
+        space: SearchSpace = EVERY[name].space
+        rng = np.random.default_rng(3)
+        others, subnets = ([space.sample(rng) for _ in range(30)] for _ in range(2))
+        ms = rng.uniform(1, 2, len(subnets))
+        warm = SpaceFeatures()
+        warm.values(space, others)
+        one, other = warm.table(space, subnets, ms), SpaceFeatures().table(space, subnets, ms)
+        np.testing.assert_array_equal(one.values, other.values)
+        assert [group.tolist() for group in one.groups] == [group.tolist() for group in other.groups]
 
 
 def test_choices_stand_beside_what_the_network_says() -> None:

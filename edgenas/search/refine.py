@@ -14,7 +14,7 @@ from edgenas.search.evaluations import Candidate
 from edgenas.search.explore import LatencyFunction, feasible
 from edgenas.search.narrow import everything
 from edgenas.search.strategies.guided import BATCH, FOR_THE_FRONT, Guided
-from edgenas.search.strategy import Problem, SearchRule
+from edgenas.search.strategy import Problem, SearchRule, one_thread
 from edgenas.spaces.space import SearchSpace, Subnet
 
 RANDOM_SHARE = 1 / 4  # of the newcomers: what the supernet overlooked. Most of them come last
@@ -56,7 +56,11 @@ def refined(
     guide = Guided(Problem(space, room.latency, budget_ms, (), everything(space), SearchRule(), seed))
     guide.begin_after(found)
     left = newcomers - len(strangers)
-    while left > 0 and (entered := guide.ask().subnets[: min(left, TOGETHER)]):
+    while left > 0:
+        with one_thread():
+            entered = guide.ask().subnets[: min(left, TOGETHER)]
+        if not entered:
+            break
         latest = trained(entered)
         guide.tell(latest)
         found += latest

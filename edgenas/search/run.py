@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from edgenas.pareto import hypervolume, non_dominated
 from edgenas.search.evaluations import Candidate, ScoreMany
 from edgenas.search.strategies import open_strategy
-from edgenas.search.strategy import Batch, Problem
+from edgenas.search.strategy import Batch, Problem, one_thread
 from edgenas.spaces.space import Subnet
 
 
@@ -56,7 +54,7 @@ def search(
     run = _Run(problem, strategy, (scores, *trained), out_of_time, on_evaluation)
     proposer = open_strategy(strategy, problem)
     while True:
-        with _one_thread():
+        with one_thread():
             batch = proposer.ask()
         if not batch.subnets:
             return run.result(batch.reason)
@@ -64,13 +62,8 @@ def search(
         candidates, stopped = run.evaluate(batch)
         if stopped:
             return run.result(stopped)
-        with _one_thread():
+        with one_thread():
             proposer.tell(candidates)
-
-
-def _one_thread() -> Any:
-    """For linear algebra: a strategy's matrices are small, and the last bits of its sums must not depend on the machine."""
-    return threadpool_limits(limits=1, user_api="blas")
 
 
 class _Run:

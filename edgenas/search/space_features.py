@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgenas.search.network_features import network_features
+from edgenas.search.network_features import GROUPS, network_features
 from edgenas.spaces.space import Genome, SearchSpace, Subnet
 
 CHOICE = "choice"  # the group of the genes, each option an indicator
@@ -51,8 +51,11 @@ class SpaceFeatures:
 
     def table(self, space: SearchSpace, subnets: Sequence[Subnet], ms: np.ndarray) -> Table:
         """`ms` (N,) are their latencies, which are a matter of size too."""
-        values = np.column_stack([np.log(ms), self.values(space, subnets)])
-        groups = ["size", *(group for group, _ in self._columns)]
+        seen = self.values(space, subnets)
+        # not as they came: which of two alike is kept must not depend on what this process looked at before
+        keys = sorted(self._columns, key=_place)
+        values = np.column_stack([np.log(ms), seen[:, [self._columns[key] for key in keys]]])
+        groups = ["size", *(group for group, _ in keys)]
         kept = _telling(values)
         values = values[:, kept]
         names = np.array(groups)[kept]
@@ -77,6 +80,11 @@ def features_of(space: SearchSpace) -> SpaceFeatures:
 @lru_cache(maxsize=SPACES)
 def _of(space_id: str) -> SpaceFeatures:
     return SpaceFeatures()
+
+
+def _place(column: tuple[str, str]) -> tuple[int, str]:
+    group, name = column
+    return (*GROUPS, CHOICE).index(group), name
 
 
 def _telling(values: np.ndarray) -> list[int]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from edgenas.search.evaluations import Candidate
 from edgenas.search.explore import LatencyFunction
@@ -87,3 +88,8 @@ class Strategy(Protocol):
     def tell(self, candidates: Sequence[Candidate]) -> None:
         """The evaluated batch, in its order. Not called for one that the search broke off in."""
         ...
+
+
+def one_thread() -> Any:
+    """For linear algebra: a strategy's matrices are small, and the last bits of its sums must not depend on the machine."""
+    return threadpool_limits(limits=1, user_api="blas")
