@@ -14,7 +14,7 @@ from edgenas import __version__
 from edgenas.cli_options import (
     DATA,
     DEVICE,
-    DEVICES,
+    DEVICES_APART,
     EFFORT,
     HOW,
     JSON,
@@ -22,7 +22,7 @@ from edgenas.cli_options import (
     PRECISION,
     RUNTIME,
     SEED,
-    SPACE,
+    SPACE_OF_IMAGES,
     TARGET,
     TARGETS,
     THREADS,
@@ -57,7 +57,8 @@ def build(
     """Build a model that is measured to meet the budget.
 
     Searches, trains, compresses, exports and measures; run again, it goes on where it stopped. Exit code 0: every budget
-    met, or no target to measure on; 1: built, but a budget was not met; 2: bad input, or a budget that nothing can meet.
+    met, or no target to measure on; 1: built, but a budget was not met, or something else failed, which the last line says;
+    2: bad input, or a budget that nothing can meet; 130: stopped by Ctrl-C.
     """
     from edgenas.pipeline.build import build as run
     from edgenas.progress import Progress
@@ -93,7 +94,8 @@ def search(
     What build does before it trains a winner: writes the Pareto front as front.json and front.html, and every evaluation into
     evaluations.jsonl. Where there is a target, the best candidate is measured there with random weights; if it takes another
     time than predicted, the predictor is corrected and the search made again, as in build. A build with the same options and
-    --out goes on from here. Exit code 0: done; 2: bad input, or a budget that nothing can meet.
+    --out goes on from here. Exit code 0: done; 1: something failed, such as the device; 2: bad input, or a budget that
+    nothing can meet.
     """
     from edgenas.pipeline.search_command import search as run
     from edgenas.progress import Progress
@@ -129,11 +131,11 @@ def devices(device_id: str | None, new_id: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@DEVICES
+@DEVICES_APART
 @TARGETS
 @RUNTIME
 @DATA
-@SPACE
+@SPACE_OF_IMAGES
 @EFFORT
 @THREADS
 @SEED
@@ -189,6 +191,12 @@ def _show_tables(result: dict[str, Any]) -> None:
     "--suggest", "suggestions", type=click.IntRange(1), metavar="N", help="Say which N networks to measure next."
 )
 @click.option("--space", metavar="NAME", help="Suggest networks of this space, such as nas-bench-201.")
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write what is suggested as ONNX files, to be timed.",
+)
 @RUNTIME
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Default: fp32.")
 @THREADS
@@ -197,7 +205,8 @@ def calibrate(device: str, as_json: bool, **options: Any) -> None:
     """Fit a predictor to whole networks that were timed on a device.
 
     For a device that can't be profiled kernel by kernel; 20 to 50 networks will do. Where there is a latency table, they correct
-    its predictor. Before the first measurement, --suggest N --space NAME says which networks tell most.
+    its predictor. Before the first measurement, --suggest N --space NAME says which networks tell most,
+    and --write DIR makes files of them.
     """
     from edgenas.pipeline.calibrate_command import calibrate_device
     from edgenas.report.calibration import describe_calibration, suggested_csv

@@ -59,14 +59,21 @@ DEVICE = click.option("--device", required=True, metavar="ID", help="A device; `
 TARGET = click.option(
     "--target", metavar="T", help="Where the device is: local, ssh://user@host[:port], adb:SERIAL, emulated:aarch64."
 )
-DEVICES = click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    required=True,
-    metavar="ID",
-    help="A device; `edgenas devices` lists them. Repeat it for several: a network fits all of them, and the report is on the first.",
-)
+
+
+def devices_option(several: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        required=True,
+        metavar="ID",
+        help=f"A device; `edgenas devices` lists them. Repeat it for several: {several}.",
+    )
+
+
+DEVICES = devices_option("a network fits all of them, and the report is on the first")
+DEVICES_APART = devices_option("each gets its own tables")
 TARGETS = click.option(
     "--target",
     "targets",
@@ -83,24 +90,37 @@ DATA = click.option(
     help="An image folder, fashion-mnist[:FOLDER], or package.module:function giving a torch dataset. "
     "Default: a bundled sample of Fashion-MNIST.",
 )
-SPACE = click.option(
-    "--space",
-    metavar="NAME|FILE.yaml",
-    help="The search space, or a file of its settings such as a build's space.yaml. Default: mobile, or slim with --model.",
-)
+
+
+def space_option(default: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--space",
+        metavar="NAME|FILE.yaml",
+        help=f"The search space, or a file of its settings such as a build's space.yaml. Default: {default}.",
+    )
+
+
+SPACE = space_option("mobile, or slim with --model")
+SPACE_OF_IMAGES = space_option("mobile")
 MODEL = click.option(
     "--model",
     metavar="M",
     help="package.module:function giving a trained torch module of your own, to be made as small as the budget asks.",
 )
 THREADS = click.option("--threads", type=click.IntRange(1), help="Threads of the runtime. Default: the device's (one).")
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+SEED = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of all that is drawn: the same gives the same.",
+)
 NPROC = click.option(
     "--nproc",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Processes that train the supernet together. For several machines start this command under torchrun.",
+    help="Processes that train the supernet together. For several machines: torchrun ... -m edgenas build ...",
 )
 EXECUTOR = click.option(
     "--executor",
@@ -116,7 +136,11 @@ TASK_THREADS = click.option(
     help="Threads of each such task. The same number gives the same results with every executor. Default: torch's for local, else 1.",
 )
 EFFORT = click.option(
-    "--effort", type=click.Choice(["quick", "standard", "max"]), default="standard", show_default=True
+    "--effort",
+    type=click.Choice(["quick", "standard", "max"]),
+    default="standard",
+    show_default=True,
+    help="How much is measured, searched and trained, and the largest side of images: 64, 128 or 224 px.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 BUDGETS = (
@@ -125,7 +149,8 @@ BUDGETS = (
         type=OfDevice(POSITIVE),
         multiple=True,
         metavar="[ID=]NUMBER",
-        help="Budget for the measured p50. Default: half of the largest subnet's. Of several devices each needs one.",
+        help="Budget for the measured p50. Default: half of the largest subnet's or, without a target, what a quarter of the networks "
+        "are predicted to meet. Of several devices each needs one.",
     ),
     click.option("--size-mib", type=POSITIVE, help="Budget for the model file."),
     click.option("--peak-memory-mib", type=POSITIVE, help="Budget for the activations' peak, computed from the graph."),
@@ -159,7 +184,12 @@ WARM_START = click.option(
 )
 MAX_MINUTES = click.option("--max-minutes", type=POSITIVE, help="Stop the search after this time.")
 OUT = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("edgenas-build"), show_default=True, metavar="DIR"
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("edgenas-build"),
+    show_default=True,
+    metavar="DIR",
+    help="Where all of it goes, and what is found there is gone on from.",
 )
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from edgenas.errors import InputError
 
 Loc = tuple[int | str, ...]
+_FOUND: dict[type, str] = {type(None): "an empty file", list: "a list"}
 _WORDS = {"missing": "this key is missing", "extra_forbidden": "there is no such key"}
 
 
@@ -52,7 +53,8 @@ def read_yaml(path: Path, kind: str, keys: str, remedy: str) -> YamlFile:
         raise InputError(f"{path} cannot be read as {kind}: {error}", hint="Mend or remove the file.") from None
     if not isinstance(data, dict) or root is None:
         raise InputError(
-            f"{path}: expected the keys of {kind}, such as {keys}, but found {type(data).__name__}", hint=remedy
+            f"{path}: expected the keys of {kind}, such as {keys}, but found {_FOUND.get(type(data), 'a single value')}",
+            hint=remedy,
         )
     _refuse_repeated_keys(path, root)
     return YamlFile(path, root, data)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
@@ -96,6 +97,20 @@ def test_before_the_first_measurement_it_says_what_to_measure(home: Path, tmp_pa
     assert not home.exists()
 
 
+def test_what_it_says_to_measure_can_be_measured(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    result = run("--suggest", "3", "--space", "nas-bench-201", "--write", str(folder))
+    assert result.exit_code == 0, result.output
+    paths = [Path(line.removesuffix(",")) for line in result.stdout.splitlines()[1:]]
+    assert sorted(paths) == sorted(folder.iterdir())
+    session = ort.InferenceSession(paths[0])
+    (put,) = session.get_inputs()
+    (out,) = session.run(None, {put.name: np.zeros(put.shape, np.float32)})
+    assert np.isfinite(out).all()
+    again = run("--measured", str(write_csv(tmp_path / "nets.csv", [(str(path), 2.0) for path in paths * 2])))
+    assert again.exit_code == 0, again.output
+
+
 def test_onnx_files_count_from_the_folder_of_the_list(home: Path, tmp_path: Path) -> None:
     space, rng = for_data(28, 1, 10), np.random.default_rng(0)
     folder = tmp_path / "nets"
@@ -127,7 +142,7 @@ BAD: dict[str, tuple[list[tuple[str, object]], tuple[str, str], str]] = {
     "negative": ([(GOOD, -1)], ("network", "ms"), "line 2: ms is '-1'"),
     "zero": ([(GOOD, 0)], ("network", "ms"), "line 2: ms is '0'"),
     "words": ([(GOOD, "fast")], ("network", "ms"), "line 2: ms is 'fast'"),
-    "empty": ([(GOOD, "")], ("network", "ms"), "line 2: ms is 'empty'"),
+    "empty": ([(GOOD, "")], ("network", "ms"), "line 2: ms is empty;"),
     "unknown architecture": ([("|conv_9x9~0|", 1)], ("network", "ms"), "line 2: '|conv_9x9~0|' is no architecture"),
     "no such file": ([("nowhere.onnx", 1)], ("network", "ms"), "line 2: 'nowhere.onnx' is neither a file nor"),
     "not ONNX": ([("text.onnx", 1)], ("network", "ms"), "line 2: "),
@@ -149,10 +164,26 @@ def test_a_bad_list_is_refused_and_nothing_written(home: Path, tmp_path: Path, n
 
 
 @pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("network,ms\n0110/0001/0001/0000:a,b,1\n", "line 2: it has more fields than line 1 names columns"),
+        ("network;ms\nmodel.onnx;1,5\n", "line 1: the column 'network' is missing; there are network;ms"),
+    ],
+)
+def test_a_list_with_more_fields_than_columns_is_refused(home: Path, tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "nets.csv").write_text(text)
+    result = run("--measured", str(tmp_path / "nets.csv"))
+    assert isinstance(result.exception, InputError)
+    assert sentence in result.exception.message
+    assert "decimal point" in result.exception.hint
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ((), "there is nothing to do"),
         (("--suggest", "3"), "no networks to choose from"),
+        (("--measured", "nowhere.csv", "--write", "models"), "--write is where suggested networks go"),
         (("--suggest", "3", "--space", "nosuch"), "there is no space 'nosuch'"),
         (("--measured", "nowhere.csv"), "nowhere.csv can't be read"),
         (("--measured", "nowhere.csv", "--runtime", "nosuch"), "has no runtime 'nosuch'"),

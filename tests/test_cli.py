@@ -19,6 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgenas.onnxio.random_weights import random_weights
+from edgenas.onnxio.write import to_onnx
+from edgenas.spaces.mobile import for_data
 from edgenas.store import Store
 
 pytestmark = pytest.mark.heavy
@@ -88,6 +91,31 @@ BAD = {
     "report on nothing": ("report nowhere", r"nowhere/result\.json", r"finished `edgenas build`"),
     "devices of no such name": ("devices nosuch", r"no device called 'nosuch'", r"host, jetson-nano, .*raspberry-pi-4"),
     "a board without a target": ("profile --device jetson-nano", r"no --target to measure it on", r"--device host"),
+    "a target of no possible port": (
+        "profile --device jetson-nano --target ssh://me@board:99999 --data nowhere",
+        r"'ssh://me@board:99999' is not an address: Port out of range",
+        r"ssh://user@host:2222",
+    ),
+    "no such space, before images are looked at": (
+        "build --device host --data nowhere --space Mobil",
+        r"no space that can be built is called 'Mobil'",
+        r"Did you mean 'mobile'\?",
+    ),
+    "bench of a model on data that isn't there": (
+        "bench model.onnx --device host --data nowhere",
+        r"nowhere",
+        r"",
+    ),
+    "a prediction in a precision that the device lacks": (
+        "predict model.onnx --device coral-edge-tpu",
+        r"edgetpu on 'coral-edge-tpu' has no fp32",
+        r"--precision: int8",
+    ),
+    "a prediction of what nothing is known of": (
+        "predict model.onnx --device raspberry-pi-4 --precision fp32 --threads 4",
+        r"no latency table and no calibration onnxruntime-fp32-t4; it has onnxruntime-fp32-t1",
+        r"edgenas calibrate --device raspberry-pi-4 --runtime onnxruntime --precision fp32 --threads 4 --measured",
+    ),
     "a device that can only be predicted for": (
         "build --device coral-edge-tpu --target local",
         r"nothing can be measured on device 'coral-edge-tpu': .*TensorFlow Lite",
@@ -203,6 +231,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
     (folder / "empty").mkdir()
     (folder / "a-file").write_text("not a folder")
     (folder / "empty-choice.yaml").write_text("space: mobile\nheads: []\n")
+    space = for_data(28, 3, 2)
+    network = space.network(space.largest())
+    (folder / "model.onnx").write_bytes(to_onnx(network, random_weights(network, 0)).SerializeToString())
     (folder / "odd-widths.yaml").write_text("space: mobile\nstem_widths: [16, 20]\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 

@@ -124,6 +124,8 @@ class TestGrammar:
             Grammar(("a",), ("seq", "mul"))
         with pytest.raises(InputError, match="depth=0, arity=2"):
             Grammar(("a",), depth=0)
+        with pytest.raises(InputError, match="depth 30 and arity 2 have more than"):
+            Grammar(("a",), ("seq",), depth=30)
 
 
 def _every_tree(grammar: Grammar, levels: int) -> list[Tree]:

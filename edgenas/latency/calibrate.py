@@ -56,7 +56,7 @@ def fit(tables: Tables, ms: Sequence[float] | np.ndarray, origin: Origin) -> Cal
     if len(measured) < LEAST_NETWORKS:
         raise InputError(
             f"{len(measured)} networks were measured, but a calibration needs {LEAST_NETWORKS}",
-            "Measure more; `edgenas calibrate --suggest 20` says which.",
+            f"Measure more; which: edgenas calibrate --device {origin.device} --suggest 20 --space nas-bench-201 --write DIR.",
         )
     if not (np.isfinite(measured).all() and (measured > 0).all()):
         raise InputError("latencies that are finite and above zero were expected")

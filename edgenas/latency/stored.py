@@ -44,13 +44,17 @@ def predictor_for(
     device: str, runtime: str, precision: Precision, threads: int
 ) -> tuple[LatencyPredictor | CalibratedPredictor, Stored]:
     """Fitted from the file. Raises InputError where there is none, with what there is."""
+    spec = devices.load(device)
+    if precision not in (known := spec.runtime(runtime).precisions):
+        raise InputError(f"{runtime} on {device!r} has no {precision}", f"With --precision: {', '.join(known)}.")
     name = f"{runtime}-{precision}-t{threads}"
     there = {each.name: each for each in stored(device)}
     if name not in there:
+        profile = "" if spec.predict_only else f"Measure one on the device (edgenas profile --device {device}). Or t"
         raise InputError(
             f"device {device!r} has no latency table and no calibration {name}; it has {', '.join(there) or 'none'}",
-            f"Measure one on the device (edgenas profile --device {device}), or time whole networks on it "
-            f"(edgenas calibrate --device {device}).",
+            f"{profile or 'T'}ime whole networks on it, and: edgenas calibrate --device {device} --runtime {runtime} "
+            f"--precision {precision} --threads {threads} --measured FILE.csv.",
         )
     found = there[name]
     if found.kind == "calibration":

@@ -25,6 +25,7 @@ SMALL = 1024  # values: what a shape or a bound may be made of; anything bigger 
 SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 FOLD_ROUNDS = 8
+GIVE_SIDES = "Export it with fixed sides; predict also takes them: --input-shape 1x3x224x224."
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def open_graph(model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, S
             if name and name not in shapes and name not in constants:
                 raise InputError(
                     f"{label}: {node.op_type} node {node.output[0]!r}: the tensor {name!r} has no static shape",
-                    "Fix the input's shape (--input-shape 1x3x224x224), or export with fixed shapes.",
+                    "It may be no operator of ONNX, or need inputs of fixed sides. " + GIVE_SIDES,
                 )
     if not outputs:
         raise InputError(f"{label}: nothing that it returns is computed from its input")
@@ -122,19 +123,19 @@ def _fixed(value: onnx.ValueInfoProto, label: str) -> Shape:
     sides = value.type.tensor_type.shape.dim
     shape = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in sides]
     if not shape and not value.type.tensor_type.HasField("shape"):
-        raise InputError(f"{label}: the input {value.name!r} has no shape", "Give it: --input-shape 1x3x224x224.")
+        raise InputError(f"{label}: the input {value.name!r} has no shape", GIVE_SIDES)
     if shape and shape[0] <= 0:
         shape[0] = 1
     if any(side <= 0 for side in shape):
         names = [dim.dim_value or dim.dim_param or "?" for dim in sides]
         raise InputError(
             f"{label}: the input {value.name!r} has no static shape: {'x'.join(map(str, names))}",
-            "Give it: --input-shape 1x3x224x224.",
+            GIVE_SIDES,
         )
     if len(shape) == 4 and shape[0] != 1:
         raise InputError(
             f"{label}: a batch of 1 was expected, but the input {value.name!r} is {'x'.join(map(str, shape))}",
-            f"Say --input-shape {'x'.join(map(str, (1, *shape[1:])))}, or export with a batch of 1.",
+            f"Export with a batch of 1; predict also takes --input-shape {'x'.join(map(str, (1, *shape[1:])))}.",
         )
     return tuple(shape)
 

@@ -20,6 +20,8 @@ from edgenas.progress import Progress
 if TYPE_CHECKING:
     import onnx
 
+    from edgenas.data import Dataset
+
 # MLPerf Inference, single stream: at least 1,024 queries and 60 s, and the 90th percentile is the one reported
 STRICT = SamplingRule(warmup_s=2.0, min_count=1024, max_count=10_000_000, max_s=30.0, chunk=32)
 KEPT_OF_PROBE = ("cpu_name", "system", "model", "governor", "power_mode", "clock_mhz", "temperature_c", "load")
@@ -42,6 +44,9 @@ def bench_file(
 
     read = read_model(model, None)
     chosen: Precision = precision or read.precision
+    dataset = (
+        _dataset(read, data, progress) if data else None
+    )  # first: what is measured would be lost where it is refused
     with opened_machine(device, target, threads, runtime) as machine:
         spec = machine.spec.runtime(machine.runtime.NAME)
         proto, found = mended(onnx.load(model), spec, machine.runtime.NAME, machine.version, chosen)
@@ -69,7 +74,7 @@ def bench_file(
             threads=machine.threads,
             measured=figures(measured) | apart,
             predicted=_predicted(machine, read, chosen),
-            accuracy=_accuracy(machine, proto, read, chosen, data, progress) if data else None,
+            accuracy=_accuracy(machine, proto, read, chosen, dataset, progress) if dataset else None,
             environment={key: machine.probe.get(key) for key in KEPT_OF_PROBE},
             strict=strict,
         ).to_json()
@@ -90,13 +95,8 @@ def _predicted(machine: Machine, read: ReadModel, precision: Precision) -> dict[
     }
 
 
-def _accuracy(
-    machine: Machine, model: onnx.ModelProto, read: ReadModel, precision: Precision, data: str, progress: Progress
-) -> dict[str, Any]:
-    """Of the first output as class scores, on the data's test part."""
-    from edgenas.data import balanced_accuracy
-    from edgenas.nets.feed import evaluation_images
-
+def _dataset(read: ReadModel, data: str, progress: Progress) -> Dataset:
+    """Raises InputError where the model takes other images or knows other classes."""
     shape = read.network.input_shape
     if len(shape) != 4 or shape[2] != shape[3]:
         raise InputError(f"accuracy needs one square image as input, but the model takes {shape}", "Leave out --data.")
@@ -107,8 +107,23 @@ def _accuracy(
             f"the model takes {shape[1]} channels and knows {classes} classes, but the data has {dataset.channels} and "
             f"{len(dataset.labels)}"
         )
+    return dataset
+
+
+def _accuracy(
+    machine: Machine,
+    model: onnx.ModelProto,
+    read: ReadModel,
+    precision: Precision,
+    dataset: Dataset,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Of the first output as class scores, on the data's test part."""
+    from edgenas.data import balanced_accuracy
+    from edgenas.nets.feed import evaluation_images
+
     through = machine.bench if machine.can_infer else machine.judge
-    images = evaluation_images(dataset, dataset.test, shape[2]).contiguous().numpy()
+    images = evaluation_images(dataset, dataset.test, read.network.input_shape[2]).contiguous().numpy()
     with progress.stage("accuracy", f"Accuracy on {len(dataset.test):,} images", cached=False):
         found = through.infer(model, images, precision).argmax(axis=1)
     return {

@@ -21,8 +21,10 @@ from edgenas.latency import table
 from edgenas.latency.calibrate import LEAST_NETWORKS, Origin, features, fit, suggest
 from edgenas.network.fuse import fuse
 from edgenas.network.graph import Network
-from edgenas.network.readings import depends_on_input
+from edgenas.network.readings import depends_on_input, live
+from edgenas.onnxio.random_weights import random_weights
 from edgenas.onnxio.read import read
+from edgenas.onnxio.write import to_onnx
 from edgenas.runtimes.runtime import load_runtime
 from edgenas.spaces.architectures import SPACES, is_architecture, network_of
 
@@ -47,15 +49,19 @@ def calibrate_device(
     measured: Path | None,
     suggestions: int | None,
     space: str | None,
+    write: Path | None,
     runtime: str | None,
     precision: Precision | None,
     threads: int | None,
 ) -> dict[str, Any]:
     """Fits to `measured` and writes the calibration into the user's folder; where there is a table of the device, it gets the
-    networks instead. Raises InputError, naming the line, before anything is written."""
+    networks instead. The suggested architectures become ONNX files in `write`. Raises InputError, naming the line, before anything is
+    written."""
     origin = _origin(devices.load(device), runtime, precision, threads, measured)
     if measured is None and suggestions is None:
         raise InputError("there is nothing to do", "Give --measured FILE.csv, or --suggest N with --space.")
+    if write is not None and suggestions is None:
+        raise InputError("--write is where suggested networks go", "Give --suggest N and --space too.")
     rows = read_rows(measured, may_lack_ms=suggestions is not None) if measured else []
     dead = [row for row in rows if not depends_on_input(row.network)]
     rows = [row for row in rows if row not in dead]
@@ -71,7 +77,8 @@ def calibrate_device(
     if measured and (suggestions is None or len(timed) >= LEAST_NETWORKS):
         result |= _calibrated(timed, origin)
     if suggestions is not None:
-        result["suggested"] = _suggested(rows, timed, suggestions, space)
+        chosen = _suggested(rows, timed, suggestions, space)
+        result["suggested"] = _written(chosen, write) if write else chosen
     return result
 
 
@@ -82,18 +89,25 @@ def read_rows(path: Path, may_lack_ms: bool) -> list[Row]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
     hint = (
-        "The first line names the columns: network,ms. A network is a path to an ONNX file or an architecture string."
+        "The first line names the columns: network,ms. A network is a path to an ONNX file or an architecture string. "
+        "Commas part the columns, and numbers have a decimal point."
     )
     if not lines:
         raise InputError(f"{path} holds no networks", hint)
     columns = [next((n for n in names if n in lines[0]), "") for names in (NETWORK_COLUMNS, MS_COLUMNS)]
     if not columns[0] or (not columns[1] and not may_lack_ms):
         missing = "ms" if columns[0] else "network"
-        raise InputError(f"{path}, line 1: the column {missing!r} is missing; there are {', '.join(lines[0])}", hint)
+        there = ", ".join(filter(None, lines[0]))
+        raise InputError(f"{path}, line 1: the column {missing!r} is missing; there are {there}", hint)
     known: dict[str, Network] = {}
     rows = []
     for number, line in enumerate(lines, start=2):
         where = f"{path}, line {number}"
+        if None in line:  # DictReader's key for what has no column
+            raise InputError(
+                f"{where}: it has more fields than line 1 names columns",
+                "Put a network with commas in quotes, and write numbers with a decimal point.",
+            )
         text = (line[columns[0]] or "").strip()
         ms = _ms(where, (line.get(columns[1]) or "").strip(), may_lack_ms)
         if text not in known:
@@ -111,7 +125,7 @@ def _ms(where: str, text: str, may_be_missing: bool) -> float | None:
         ms = math.nan
     if not math.isfinite(ms) or ms <= 0:
         raise InputError(
-            f"{where}: ms is {text or 'empty'!r}; a finite number above zero was expected",
+            f"{where}: ms is {repr(text) if text else 'empty'}; a finite number above zero was expected",
             "Correct or delete the line." + ("" if text else " With --suggest, lines without ms are candidates."),
         )
     return ms
@@ -207,6 +221,26 @@ def _suggested(rows: Sequence[Row], timed: Sequence[Row], count: int, space: str
     texts = list(candidates)
     measured = features([row.network for row in timed]) if timed else None
     return [texts[i] for i in suggest(features(list(candidates.values())), count, measured)]
+
+
+def _written(texts: Sequence[str], folder: Path) -> list[str]:
+    """The architectures among `texts` as FP32 files with random weights, on which latency doesn't depend, in their place the paths."""
+    import onnx
+
+    found = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, text in enumerate(texts):
+            if is_architecture(text):
+                network = live(network_of(text))  # ONNX has no operator that makes nothing
+                path = folder / f"network-{number:03}.onnx"
+                onnx.save(to_onnx(network, random_weights(network, 0)), path)
+                found.append(str(path))
+            else:
+                found.append(text)
+    except OSError as error:
+        raise InputError(f"{folder} can't be written: {error.strerror or error}", "Name another folder.") from None
+    return found
 
 
 def _drawn(name: str) -> dict[str, Network]:

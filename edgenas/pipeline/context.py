@@ -15,15 +15,15 @@ from edgenas.errors import InputError, TargetError
 from edgenas.executors.executor import Executor, opened_executor
 from edgenas.latency.stored import stored
 from edgenas.measure import Bench
-from edgenas.pipeline.own_model import own_model
+from edgenas.pipeline.own_model import own_model, refuse_contradiction
 from edgenas.pipeline.request import EFFORTS, BuildRequest, Effort, OtherDevice, from_trained
 from edgenas.progress import Progress
 from edgenas.runtimes.runtime import Runtime, load_runtime
 from edgenas.spaces.offer import Device, offer_of
 from edgenas.spaces.space import SearchSpace
-from edgenas.spaces.trainable import DEFAULT, OF_A_MODEL, space_for
+from edgenas.spaces.trainable import DEFAULT, OF_A_MODEL, refuse_unknown, space_for
 from edgenas.store import Store
-from edgenas.targets.target import Target, open_target
+from edgenas.targets.target import Target, link_of, open_target
 
 if TYPE_CHECKING:
     from edgenas.supernet.given_model import GivenModel
@@ -186,6 +186,7 @@ def address_of(device_id: str, target: str | None) -> str:
     address = target or spec.target
     if address is None:
         raise _no_target(device_id)
+    link_of(address)
     return address
 
 
@@ -238,13 +239,16 @@ def opened_build(request: BuildRequest, progress: Progress, effort: Effort | Non
     """`effort` other than the one that the request names is for tests."""
     effort = effort or EFFORTS[request.effort]
     with ExitStack() as machines, opened_executor(request.executor, request.task_threads) as executor:
-        # a device that is refused is, before images are read
+        # what is refused whatever the images are is, before they are read
+        refuse_contradiction(request.model, request.space)
+        if request.model is None:
+            refuse_unknown(request.space or DEFAULT)
         machine = machines.enter_context(
             _known_machine(request.device, request.target, request.threads, request.runtime)
         )
         others = [machines.enter_context(_known_machine(each.device, each.target)) for each in request.others]
         dataset = load_dataset(request.data, effort, request.seed, progress)
-        given = own_model(request.model, request.space, dataset, progress)
+        given = own_model(request.model, dataset, progress)
         space: SearchSpace
         if given is not None:
             dataset, space, effort = given.dataset, given.space, from_trained(effort)

@@ -177,6 +177,7 @@ def run_profile(space: SearchSpace, machine: Machine, plan: ProfilePlan, stage: 
             measured = profile.profile(
                 space, machine.bench, machine.precisions, plan, machine.weight_bits, path, progress.update
             )
+            _refuse_without(machine.precisions, measured)
             quiet = quiet_reference_ms(measured)
             fitted, paths = _fitted(space, machine, measured, quiet, stage.folder)
             rows = [
@@ -211,8 +212,6 @@ def _fitted(
         training = [
             r for r in measured if r.precision == precision and not r.error and not r.name.startswith(profile.HELD_OUT)
         ]
-        if not training:
-            raise TargetError(f"no network could be profiled in {precision}: {measured[0].error}")
         made = table.from_records(table_meta(space.id, machine, precision, quiet_ms, _failed(measured)), training)
         path = folder / made.file_name
         if not (path.is_file() and table.load(path).meta.quiet_reference_ms == quiet_ms):
@@ -221,6 +220,15 @@ def _fitted(
         fitted[precision] = predictors.fit(table.load(path), machine.bench.fusion(precision))
         paths.append(path)
     return fitted, tuple(paths)
+
+
+def _refuse_without(precisions: Sequence[Precision], measured: list[ProfiledNetwork]) -> None:
+    """Raises TargetError where a precision has no network to fit a predictor to."""
+    for precision in precisions:
+        own = [r for r in measured if r.precision == precision and not r.name.startswith(profile.HELD_OUT)]
+        if all(r.error for r in own):
+            reason = next((r.error for r in own), "there was no time")
+            raise TargetError(f"no network could be profiled in {precision}: {reason}")
 
 
 def _failed(measured: list[ProfiledNetwork]) -> tuple[str, ...]:

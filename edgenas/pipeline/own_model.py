@@ -16,21 +16,24 @@ if TYPE_CHECKING:
 CHANCE_FACTOR = 1.5  # of the accuracy of guessing: a trained model that isn't above was given other images or classes
 
 
-def own_model(spec: str | None, space: str | None, dataset: Dataset, progress: Progress) -> GivenModel | None:
-    """The model that `spec` names, and None without one. Raises InputError for a model with another space than its own, for the space
-    of a model without one, and as `given_model` does."""
-    if spec is None and space != OF_A_MODEL:
-        return None
-    if spec is None:
+def refuse_contradiction(spec: str | None, space: str | None) -> None:
+    """Raises InputError for a model with another space than its own, and for the space of a model without one."""
+    if spec is None and space == OF_A_MODEL:
         raise InputError(
             f"the space {OF_A_MODEL!r} is made of a model, and there is none",
             "Name a function that returns it: --model package.module:function.",
         )
-    if space not in (None, OF_A_MODEL):
+    if spec is not None and space not in (None, OF_A_MODEL):
         raise InputError(
             f"--model makes a space of its own ({OF_A_MODEL}), but --space {space} was asked for",
             "Leave one of the two out.",
         )
+
+
+def own_model(spec: str | None, dataset: Dataset, progress: Progress) -> GivenModel | None:
+    """The model that `spec` names, and None without one. Raises InputError as `given_model` does."""
+    if spec is None:
+        return None
     from edgenas.supernet.given_model import given_model
 
     with progress.stage("model", "Reading the model", cached=False):

@@ -33,7 +33,7 @@ from edgenas.pipeline.measuring import (
 )
 from edgenas.pipeline.request import EFFORTS
 from edgenas.progress import Progress
-from edgenas.spaces.trainable import DEFAULT
+from edgenas.spaces.trainable import DEFAULT, refuse_unknown
 from edgenas.stats import accuracy_figures
 from edgenas.store import Store
 
@@ -52,6 +52,7 @@ def profile_devices(
     """`profile_device` for each (device, target), those that are different machines at the same time. What can't be profiled at all is
     refused before anything is measured; one that fails later stops no other, and its exception is in the place of its result."""
     addresses = [address_of(device, target) for device, target in places]
+    refuse_unknown(options["space"] or DEFAULT)
     dataset = load_dataset(data, EFFORTS[effort], seed, progress)
     jobs = []
     for device, target in places:

@@ -26,7 +26,7 @@ def describe_calibration(found: dict[str, Any]) -> str:
         else:
             lines += _of_fit(found)
     if "method" in found and "suggested" not in found:
-        lines.append("For a closer fit, let it say which networks tell most: --suggest 20.")
+        lines.append("For a closer fit, let it say which networks tell most: add --suggest 20 --space nas-bench-201.")
     return "\n".join(lines)
 
 

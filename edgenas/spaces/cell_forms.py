@@ -14,6 +14,7 @@ from edgenas.errors import InputError
 from edgenas.spaces.operations import OPERATIONS, has_weights
 from edgenas.spaces.space import Genome
 
+MOST_NODES = 20  # with two operations it would be far too many already
 MOST_CELLS = 100_000  # every one is looked at once, which takes a second or two
 NONE, SKIP = "none", "skip_connect"
 Edge = tuple[int, int]  # (target, source)
@@ -34,10 +35,9 @@ def refuse_what_makes_no_cell(nodes: int, operations: tuple[str, ...]) -> None:
         raise InputError(
             f"cells of the operations {list(operations)} compute nothing", f"Add one, such as {SKIP} or nor_conv_3x3."
         )
-    count = len(operations) ** len(edges_of(nodes))
-    if count > MOST_CELLS:
+    if nodes > MOST_NODES or len(operations) ** len(edges_of(nodes)) > MOST_CELLS:
         raise InputError(
-            f"cells of {nodes} nodes with {len(operations)} operations are {count:,} ways to choose, more than {MOST_CELLS:,}",
+            f"cells of {nodes} nodes with {len(operations)} operations are more than {MOST_CELLS:,} ways to choose",
             "Take fewer operations or nodes: 4 nodes with 5 operations, as in NAS-Bench-201, are 15,625.",
         )
 

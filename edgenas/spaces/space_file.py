@@ -157,15 +157,21 @@ def text_of(space: SearchSpace) -> str | None:
     return header + yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
 
 
-def space_from_file(path: Path, resolution_px: int, channels: int, classes: int, offer: Offer) -> SearchSpace:
-    """Raises InputError, with line and key, for what no space can be made of, what the devices don't run, and what doesn't fit images
-    of this side."""
+def read_space_file(path: Path) -> tuple[YamlFile, str]:
+    """The file and the space that it names. Raises InputError, with line and key, for what is no such file."""
     file = read_yaml(path, "a search space", "space and resolutions_px", "A build writes such a file: space.yaml.")
     name = file.data.get("space")
     if not isinstance(name, str) or name not in SETTINGS:
         expected = f"expected one of {', '.join(SETTINGS)}"
         problem = f"{expected}, but got {name!r}" if "space" in file.data else f"the key space is missing: {expected}"
         raise file.refusal(("space",), problem, "Say which space it is: space: mobile.")
+    return file, name
+
+
+def space_from_file(path: Path, resolution_px: int, channels: int, classes: int, offer: Offer) -> SearchSpace:
+    """Raises InputError, with line and key, for what no space can be made of, what the devices don't run, and what doesn't fit images
+    of this side."""
+    file, name = read_space_file(path)
     made = settings_of(_MADE[name].for_data(resolution_px, channels, classes, offer))
     given = {key: value for key, value in file.data.items() if key != "space"}
     settings = {key: value for key, value in (made or {}).items() if key != "space"} | given
@@ -215,7 +221,8 @@ def _refuse_options(file: YamlFile, name: str, given: dict[str, Any]) -> None:
             twice = next(each for each in options if options.count(each) > 1)
             raise file.refusal(loc, f"the option {twice!r} is there twice", "Keep one.")
         numbers = [each for each in options if isinstance(each, int) and not isinstance(each, bool)]
-        if key in RISING and len(numbers) == len(options) and numbers != sorted(numbers):
+        is_counts = len(numbers) == len(options) and min(numbers) >= 0  # what isn't is refused for that
+        if key in RISING and is_counts and numbers != sorted(numbers):
             raise file.refusal(loc, f"numbers have to rise, but got {numbers}", f"Write {sorted(numbers)}.")
         if key == "kernels" and (even := [number for number in numbers if number % 2 == 0]):
             raise file.refusal(loc, f"kernels have odd sides, but got {even[0]}", "Such as 3, 5 and 7.")

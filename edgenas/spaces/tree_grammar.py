@@ -21,6 +21,7 @@ from edgenas.spaces.space import Genome
 IDENTITY = "identity"
 COMBINERS = ("seq", "res", "add", "cat")  # one after the other, around a skip, summed, joined along the channels
 GROWTH = 0.7  # how often a node that grows is one that combines, where it may
+MOST_POSITIONS = 255  # of a tree: far more than make sense, and few enough to count
 _TOKEN = re.compile(r"[a-z0-9]+|[(),]")
 
 
@@ -50,6 +51,11 @@ class Grammar:
         if self.depth < 1 or self.arity < 2:
             raise InputError(
                 f"trees need a depth of at least 1 and an arity of at least 2, got depth={self.depth}, arity={self.arity}"
+            )
+        if max(self.depth, self.arity) > MOST_POSITIONS or _positions(self.arity, self.depth) > MOST_POSITIONS:
+            raise InputError(
+                f"trees of depth {self.depth} and arity {self.arity} have more than {MOST_POSITIONS} nodes",
+                "Take less depth or arity.",
             )
 
     @cached_property

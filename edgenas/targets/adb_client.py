@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -95,13 +95,16 @@ class Adb:
     def push(self, data: bytes, path: str, timeout_s: float | None = None) -> None:
         """Write a file. It arrives under another name beside `path` (absolute), has its size checked and is moved into place."""
         limit_s = timeout_s or QUICK_S + len(data) / BYTES_PER_S
-        # a name of its own length, as the file's may be as long as names can be
-        temporary = posixpath.join(posixpath.dirname(path), TEMPORARY + secrets.token_hex(8))
+        temporaries: list[str] = []
         with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
             local = Path(folder) / "data"
             local.write_bytes(data)
 
             def attempt() -> None:
+                # of a length of its own, as the file's name may be as long as names can be; and of each attempt, as the device removes
+                # what an earlier one left whenever it notices that the connection is gone
+                temporary = posixpath.join(posixpath.dirname(path), TEMPORARY + secrets.token_hex(8))
+                temporaries.append(temporary)
                 self._transfer(["push", str(local), temporary], limit_s, f"{path!r} can't be written on")
                 arrived = self._size(temporary)
                 if arrived != len(data):
@@ -115,8 +118,10 @@ class Adb:
             except DeviceAway:
                 raise
             except BaseException:
-                self._forget(temporary)
+                self._forget(temporaries)
                 raise
+            if lost := temporaries[:-1]:
+                self._forget(lost)
 
     def pull(self, path: str, timeout_s: float | None = None) -> bytes:
         """A file's bytes."""
@@ -237,9 +242,9 @@ class Adb:
             raise TargetError(f"{path!r} can't be read on {self._who}: {_reason(answer)}")
         return int(count[0])
 
-    def _forget(self, path: str) -> None:
+    def _forget(self, paths: Sequence[str]) -> None:
         with contextlib.suppress(TargetError, _Lost):
-            self._shell_once(["rm", "-f", path], CLEAN_UP_S, None)
+            self._shell_once(["rm", "-f", *paths], CLEAN_UP_S, None)
 
     def _run(self, arguments: list[str], timeout_s: float, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
         try:

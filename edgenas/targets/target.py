@@ -117,6 +117,11 @@ class Target:
 
 def open_target(address: str) -> Target:
     """`local`, `ssh://user@host[:port]`, `adb:[SERIAL]` or `emulated:ARCH`. Raises InputError for what no target understands."""
+    return Target(*link_of(address))
+
+
+def link_of(address: str) -> tuple[Link, TargetOptions]:
+    """How it is reached, without reaching out yet. Raises InputError as `open_target` does."""
     kind = address.partition(":")[0]
     found = kind.isidentifier() and Path(__file__).with_name(f"{kind}.py").is_file()
     module: Any = importlib.import_module(f"edgenas.targets.{kind}") if found else None
@@ -126,4 +131,4 @@ def open_target(address: str) -> Target:
             "Targets: local, ssh://user@host[:port], adb:SERIAL and emulated:aarch64.",
         )
     opener: Opener = module
-    return Target(*opener.open_link(address))
+    return opener.open_link(address)
