@@ -26,6 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.ssh_device import free_port
+
+SERVER_TRIES = 4
 NO_ADB = "the adb client is not installed (Debian: apt install adb)"
 PERF_TEST = Path(__file__).with_name("stand_in") / "onnxruntime_perf_test"
 VERSION = 0x01000001  # from this one on, payloads carry no checksum
@@ -39,10 +42,18 @@ STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 @contextlib.contextmanager
 def adb_server(home: Path) -> Iterator[int]:
     """The port of an adb server of our own, with keys of its own in `home`, so that a developer's are left alone."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    command = [shutil.which("adb") or "adb", "-P", str(port)]
-    subprocess.run([*command, "start-server"], env={**os.environ, "HOME": str(home)}, capture_output=True, timeout=30)
+    for _ in range(SERVER_TRIES):
+        port = free_port()
+        command = [shutil.which("adb") or "adb", "-P", str(port)]
+        environment = {**os.environ, "HOME": str(home)}
+        started = subprocess.run(
+            [*command, "start-server"], env=environment, capture_output=True, text=True, timeout=30
+        )
+        # it is content with a server that somebody else has there
+        if started.returncode == 0 and "daemon started" in started.stderr:
+            break
+    else:
+        raise RuntimeError(f"no adb server was started in {SERVER_TRIES} tries: {started.stderr[-500:]}")
     yield port
     subprocess.run([*command, "kill-server"], capture_output=True, timeout=30)
 

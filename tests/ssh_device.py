@@ -86,16 +86,19 @@ LogLevel VERBOSE
         assert SSHD is not None
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
+        ready = self.folder / "sshd.pid"  # it is written once sshd listens; another's listener would answer as well
+        ready.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")],
             stderr=self.log.open("ab"),
             preexec_fn=self.limits,
         )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if ready.exists():
                 return
             time.sleep(0.05)
+        self.stop()
         raise RuntimeError(f"sshd did not start: {self.log.read_text()[-500:]}")
 
     def stop(self) -> None:
@@ -126,9 +129,12 @@ LogLevel VERBOSE
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    """Where nobody listens. On Linux it is kept for a minute from all who ask for any port, as a connection there is in TIME_WAIT;
+    a server that asks for this very one gets it, as servers set SO_REUSEADDR."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            probe.accept()[0].close()  # the end that closes first is the one that waits
         return port
 
 

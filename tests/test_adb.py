@@ -156,22 +156,28 @@ def test_a_pull_that_loses_the_connection_is_taken_up_again(adb: Adb, device: Ad
 
 
 def test_a_command_that_loses_the_connection_is_run_again_only_if_it_may(adb: Adb, device: AdbDevice) -> None:
-    count = device.folder / "count"
-    command = ["sh", "-c", f"echo run >> '{count}'; sleep 0.5; echo done"]
+    count, prepared = device.folder / "count", device.folder / "prepared"
+    wait = f"for i in $(seq 400); do [ -e '{prepared}' ] && break; sleep 0.05; done"
+    command = ["sh", "-c", f"echo run >> '{count}'; {wait}; echo done"]
 
     def cut_off() -> None:
-        while not count.exists():
+        deadline = time.monotonic() + 20
+        while not (count.exists() and count.read_text()) and time.monotonic() < deadline:
             time.sleep(0.01)
         device.disconnect_after(1)
+        prepared.touch()  # what the command says next is lost, and if it is run again, it does not wait
 
     for repeatable, runs in ((True, 2), (False, 1)):
         count.unlink(missing_ok=True)
-        threading.Thread(target=cut_off, daemon=True).start()
+        prepared.unlink(missing_ok=True)
+        cutter = threading.Thread(target=cut_off, daemon=True)
+        cutter.start()
         if repeatable:
-            assert adb.shell(command, repeatable=True) == (0, b"done\n", b"")
+            assert adb.shell(command, timeout_s=30.0, repeatable=True) == (0, b"done\n", b"")
         else:
             with pytest.raises(TargetError, match="was lost while it ran 'sh', and is back"):
-                adb.shell(command)
+                adb.shell(command, timeout_s=30.0)
+        cutter.join()
         assert count.read_text().count("run") == runs
 
 
@@ -197,7 +203,7 @@ def test_a_device_that_stays_away_ends_in_one_sentence_in_time(device: AdbDevice
     start = time.monotonic()
     with pytest.raises(DeviceAway, match=r"stays away: no connection within 3 s \(") as raised:
         calls[doing]()
-    assert 3 <= time.monotonic() - start < 8
+    assert 3 <= time.monotonic() - start < 20
     assert "\n" not in raised.value.message
     assert f"adb connect {device.serial}" in raised.value.hint
 
@@ -211,7 +217,7 @@ def test_a_device_that_hangs_ends_in_time(device: AdbDevice, server_port: int) -
         adb.shell(["true"], timeout_s=1.0)
     with pytest.raises(TargetError, match="did not answer within 1 s"):
         adb.push(b"x", str(device.folder / "x"), timeout_s=1.0)
-    assert time.monotonic() - start < 12
+    assert time.monotonic() - start < 20
     device.come_back()
     assert adb.shell(["echo", "back"]).stdout == b"back\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -280,14 +281,24 @@ def test_a_killed_process_ends_the_command_and_it_goes_on_from_the_last_epoch(
 
 
 def workers_of(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return [child for child in children if b"edgenas.supernet.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += [int(child) for child in contents(task / "children").split()]
+    return [child for child in children if b"edgenas.supernet.worker" in contents(Path(f"/proc/{child}/cmdline"))]
 
 
 def is_running(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    status = contents(Path(f"/proc/{pid}/stat"))
+    return bool(status) and status.rpartition(b")")[2].split()[0] != b"Z"
+
+
+def contents(path: Path) -> bytes:
+    """Of a file in /proc; empty once the process or thread is gone, which may be between any two looks at it."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def epoch_of(checkpoint: Path) -> int:
