@@ -193,7 +193,7 @@ def address_of(device_id: str, target: str | None) -> str:
 def _no_target(device_id: str) -> InputError:
     return InputError(
         f"device {device_id!r} is not this machine, and there is no --target to measure it on",
-        "Name it: --target ssh://user@host (or --device host for this machine).",
+        "Name it: --target ssh://user@host or adb:SERIAL (or --device host for this machine).",
     )
 
 
@@ -204,7 +204,8 @@ def _refuse_if_unknown(spec: DeviceSpec, runtime: str) -> None:
     if needed := [field for field in unknown if field != "version" or runtime != JUDGE]:
         raise InputError(
             f"{runtime}'s {' and '.join(needed)} on device {spec.id!r} has to be detected there, and there is no --target",
-            f"Name it: --target ssh://user@host. Or write it into a file of your own: edgenas devices --new {spec.id}.",
+            f"Name it: --target ssh://user@host or adb:SERIAL. Or write it into a file of your own (edgenas devices --new {spec.id}), "
+            f"and say how long networks take there (edgenas calibrate --device {spec.id}).",
         )
 
 
@@ -275,6 +276,7 @@ def _known_machine(
             name = machine.runtime.NAME
             raise InputError(
                 f"nothing is known of the latencies of device {device_id!r} in {name}, and there is no --target to measure on",
-                f"Name one (--target ssh://user@host), or time whole networks there: edgenas calibrate --device {device_id}.",
+                "Name one (--target ssh://user@host or adb:SERIAL), or time whole networks there: "
+                f"edgenas calibrate --device {device_id}.",
             )
         yield machine
