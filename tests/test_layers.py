@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipeline", "doctor"),
     ("cli_options",),
     ("cli",),
+    ("__main__",),
 )
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 SLOW_TO_IMPORT = ("numpy", "torch", "onnx", "onnxruntime", "nncf", "ray")
