@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ import numpy as np
 import onnx
 import pytest
 
+from edgenas.errors import TargetError
 from edgenas.latency import predictor as predictors
 from edgenas.latency import records, table
 from edgenas.latency.profile import PlannedNetwork, ProfilePlan, plan_networks, profile
 from edgenas.measure import Bench
 from edgenas.network.graph import Network
 from edgenas.onnxio.write import Weights
+from edgenas.pipeline.context import opened_machine
+from edgenas.pipeline.measuring import RECORDS, run_profile
+from edgenas.progress import Progress
 from edgenas.runtimes.runtime import Runtime
+from edgenas.store import Store
 from edgenas.targets.target import open_target
 from tests.tiny_space import ISA, META, RUNTIME, SPACE, kernels_of, subnets
 
@@ -37,17 +43,17 @@ def names_and_precisions(path: Path) -> list[tuple[str, str]]:
 
 @dataclass
 class Refusing:
-    """ONNX Runtime, but the file of one network is none that it can load."""
+    """ONNX Runtime, but the file of one network, or of every one, is none that it can load."""
 
     runtime: Runtime
-    refused: Network
+    refused: Network | None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.runtime, name)
 
     def fp32_model(self, network: Network, weights: Weights) -> onnx.ModelProto:
         model = self.runtime.fp32_model(network, weights)
-        if network == self.refused:
+        if self.refused is None or network == self.refused:
             model.graph.node[0].op_type = "Deconvolve"
         return model
 
@@ -127,6 +133,15 @@ class TestProfile:
         before = path.read_bytes()
         profile(SPACE, Bench(bench.target, refusing), ("fp32", "int8"), plan, 7, path)
         assert path.read_bytes() == before, "what failed is not tried again and again"
+
+    def test_where_every_network_is_refused_it_is_said_why_and_nothing_kept(self, tmp_path: Path) -> None:
+        refusing: Any = Refusing(RUNTIME, None)
+        with opened_machine("host", None, None) as machine, closing(Store(tmp_path)) as store:
+            broken = replace(machine, runtime=refusing, reached=Bench(machine.bench.target, refusing))
+            stage = store.stage("profile", {})
+            with pytest.raises(TargetError, match=r"no network could be profiled in fp32: .*refused"):
+                run_profile(SPACE, broken, PLAN, stage, Progress(quiet=True))
+            assert not stage.path(RECORDS).exists(), "the device may be mended"
 
     def test_a_table_and_a_predictor_come_of_it(self, measured: Path) -> None:
         found = records.read(measured)

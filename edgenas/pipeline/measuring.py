@@ -177,7 +177,7 @@ def run_profile(space: SearchSpace, machine: Machine, plan: ProfilePlan, stage: 
             measured = profile.profile(
                 space, machine.bench, machine.precisions, plan, machine.weight_bits, path, progress.update
             )
-            _refuse_without(machine.precisions, measured)
+            _refuse_without(machine.precisions, measured, path)
             quiet = quiet_reference_ms(measured)
             fitted, paths = _fitted(space, machine, measured, quiet, stage.folder)
             rows = [
@@ -222,12 +222,14 @@ def _fitted(
     return fitted, tuple(paths)
 
 
-def _refuse_without(precisions: Sequence[Precision], measured: list[ProfiledNetwork]) -> None:
-    """Raises TargetError where a precision has no network to fit a predictor to."""
+def _refuse_without(precisions: Sequence[Precision], measured: list[ProfiledNetwork], path: Path) -> None:
+    """Raises TargetError where a precision has no network to fit a predictor to. What is recorded in `path` as failed isn't tried
+    again, but here the device may be mended."""
     for precision in precisions:
         own = [r for r in measured if r.precision == precision and not r.name.startswith(profile.HELD_OUT)]
         if all(r.error for r in own):
             reason = next((r.error for r in own), "there was no time")
+            path.unlink(missing_ok=True)
             raise TargetError(f"no network could be profiled in {precision}: {reason}")
 
 
