@@ -333,7 +333,7 @@ class TestCellStack:
             ({"operations": ("shuffle",)}, "no operation 'shuffle'"),
             ({"operations": ("none",)}, "compute nothing"),
             ({"nodes": 1}, "needs 2 nodes"),
-            ({"nodes": 5}, r"9,765,625 ways to choose, more than 100,000"),
+            ({"nodes": 5}, "more than 100,000 ways to choose"),
         ],
     )
     def test_what_makes_no_space_is_refused(self, changes: dict[str, Any], sentence: str) -> None:
