@@ -57,7 +57,7 @@ def build(
     """Build a model that is measured to meet the budget.
 
     Searches, trains, compresses, exports and measures; run again, it goes on where it stopped. Exit code 0: every budget
-    met, or no target to measure on; 1: built, but a budget was not met, or something else failed, and what is said;
+    met, or no target to measure on; 1: built, but a budget was not met, or something else failed, which is said;
     2: bad input, or a budget that nothing can meet; 130: stopped by Ctrl-C.
     """
     from edgenas.pipeline.build import build as run

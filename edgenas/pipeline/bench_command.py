@@ -44,9 +44,8 @@ def bench_file(
 
     read = read_model(model, None)
     chosen: Precision = precision or read.precision
-    dataset = (
-        _dataset(read, data, progress) if data else None
-    )  # first: what is measured would be lost where it is refused
+    # before measuring, which would be lost where the data is refused
+    dataset = _dataset(read, data, progress) if data else None
     with opened_machine(device, target, threads, runtime) as machine:
         spec = machine.spec.runtime(machine.runtime.NAME)
         proto, found = mended(onnx.load(model), spec, machine.runtime.NAME, machine.version, chosen)

@@ -14,7 +14,7 @@ from edgenas.errors import InputError
 from edgenas.spaces.operations import OPERATIONS, has_weights
 from edgenas.spaces.space import Genome
 
-MOST_NODES = 20  # with two operations it would be far too many already
+MOST_NODES = 20  # of 190 edges: two operations make too many cells long before
 MOST_CELLS = 100_000  # every one is looked at once, which takes a second or two
 NONE, SKIP = "none", "skip_connect"
 Edge = tuple[int, int]  # (target, source)
@@ -37,7 +37,8 @@ def refuse_what_makes_no_cell(nodes: int, operations: tuple[str, ...]) -> None:
         )
     if nodes > MOST_NODES or len(operations) ** len(edges_of(nodes)) > MOST_CELLS:
         raise InputError(
-            f"cells of {nodes} nodes with {len(operations)} operations are more than {MOST_CELLS:,} ways to choose",
+            f"cells of {nodes} nodes with {len(operations)} operations: "
+            f"more than {MOST_CELLS:,} ways to choose, or than {MOST_NODES} nodes",
             "Take fewer operations or nodes: 4 nodes with 5 operations, as in NAS-Bench-201, are 15,625.",
         )
 
